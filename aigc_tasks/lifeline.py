@@ -1,0 +1,117 @@
+"""Processes that end with the process they serve, however that one ends.
+
+A flow starts DVC, DVC starts a shell, the shell starts a stage. Signals do not travel down that chain: SIGTERM to DVC
+leaves the stage running, and SIGKILL to the flow leaves everything running. Two links close the gaps:
+
+- ``spawn`` starts a child in a session of its own that holds the read end of a pipe; when the parent is gone, for
+  whatever reason, the pipe ends and the child kills its whole process group.
+- ``end_with_dvc``, called by a stage, watches the DVC process that started it, since DVC passes no pipe on.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+PIPE = subprocess.PIPE
+PATIENCE = 10.0  # seconds a process group gets between SIGTERM and SIGKILL
+GRACE = 3.0  # seconds a stage gets between SIGTERM and SIGKILL when its DVC is gone
+WATCH = 0.3  # seconds between two looks at the DVC process
+
+
+def spawn(module: str, *arguments: str, env: Mapping[str, str], output: int | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m module arguments`` as the leader of a session that does not outlive this process.
+
+    ``output`` is where standard output and error go, as in ``subprocess.Popen``.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "aigc_tasks.lifeline", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT if output is not None else None,
+        text=True,
+        errors="replace",
+        env={**env, "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,
+    )
+
+
+def stop(child: subprocess.Popen[str]) -> None:
+    """End the child and all that it started: SIGTERM to the group, SIGKILL to what is left after ``PATIENCE``."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + PATIENCE
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, sign)
+        while (child.poll() is None or alive(child.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def alive(group: int) -> bool:
+    """Whether any process of the group still runs; one that has ended but is not yet reaped does not."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
+
+
+def end_with_dvc() -> None:
+    """End this process when the DVC process that runs it as a stage has ended; do nothing outside DVC."""
+    if "DVC_STAGE" not in os.environ:
+        return
+    import psutil
+
+    parent = psutil.Process().parent()
+    watched = []
+    while parent is not None:
+        watched.append(parent)
+        try:
+            between = parent.name() in {"sh", "bash", "dash", "zsh", "ksh", "fish"}  # those that do not exec
+            parent = parent.parent() if between else None
+        except psutil.NoSuchProcess:
+            break
+
+    def gone(process: psutil.Process) -> bool:
+        try:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    def watch() -> None:
+        first = os.getppid()
+        while os.getppid() == first and not any(gone(process) for process in watched):
+            time.sleep(WATCH)
+        os.kill(os.getpid(), signal.SIGTERM)  # time to say in MLflow that it was killed
+        time.sleep(GRACE)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-dvc", daemon=True).start()
+
+
+def main() -> None:
+    """In the child: hold the pipe, hand on an empty standard input, and become the module."""
+    pipe = os.dup(0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+
+    def end_with_pipe() -> None:
+        while os.read(pipe, 1024):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_with_pipe, name="end-with-parent", daemon=True).start()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

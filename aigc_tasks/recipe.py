@@ -1,0 +1,136 @@
+"""``params.yaml`` as typed, validated data sets and recipes. The only reader of that file.
+
+A section is named after the stage that reads it, and its knobs and their defaults are defined in that stage's package:
+a changed default is a change of that package, which DVC sees.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from aigc_tasks import acquire, clean, evaluate, families, features, networks, postprocess, train
+from aigc_tasks.errors import UserError
+from aigc_tasks.knobs import Knobs, suggestion, validated
+from aigc_tasks.layout import PARAMS
+
+EMPTY = "none is in use; `aigc add NAME` takes one from recipes/"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # DVC's addresses and our folders are made of names
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry under ``datasets:``."""
+
+    name: str
+    acquire: acquire.Source
+    clean: clean.Knobs
+    features: features.Knobs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One entry under ``recipes:``: data set, model family, network, and the knobs of each stage."""
+
+    name: str
+    dataset: Dataset
+    family_name: str
+    family: families.Family
+    network: str
+    train: train.Knobs
+    postprocess: postprocess.Knobs
+    evaluate: evaluate.Knobs
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The two tables of a params file, ``{"datasets": …, "recipes": …}``, not yet validated entry by entry."""
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; restore it, for example by `git checkout {path}`") from None
+    except MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}:{line} is not YAML: {error.problem}; mend that line") from None
+    content = content or {}
+    tables = {}
+    for table in ("datasets", "recipes"):
+        tables[table] = (content.get(table) if isinstance(content, dict) else None) or {}
+        if not isinstance(tables[table], dict):
+            raise UserError(f"{path}: {table}: expected names with their settings, got {tables[table]!r}")
+    return tables
+
+
+def names() -> list[str]:
+    """Recipes in use, in the order of ``params.yaml``."""
+    return list(read(PARAMS)["recipes"])
+
+
+def dataset(name: str, path: Path = PARAMS) -> Dataset:
+    """The validated data set; raises ``UserError``."""
+    where, entry = find(path, "datasets", name, {"acquire", "clean", "features"})
+    source = entry["acquire"] if isinstance(entry["acquire"], dict) else {}
+    kind = one_of(f"{where}.acquire.kind", source.get("kind"), acquire.kinds())
+    return Dataset(
+        name=name,
+        acquire=validated(acquire.source(kind), entry["acquire"], f"{where}.acquire"),
+        clean=validated(clean.Knobs, entry["clean"], f"{where}.clean"),
+        features=validated(features.Knobs, entry["features"], f"{where}.features"),
+    )
+
+
+def recipe(name: str, path: Path = PARAMS) -> Recipe:
+    """The validated recipe, its data set with it; raises ``UserError``."""
+    sections = {"model", "train", "postprocess", "evaluate"}
+    where, entry = find(path, "recipes", name, sections | {"dataset", "family", "network"})
+    one_of(f"{where}.dataset", entry["dataset"], list(read(path)["datasets"]))
+    family = one_of(f"{where}.family", entry["family"], list(families.FAMILIES))
+    return Recipe(
+        name=name,
+        dataset=dataset(entry["dataset"], path),
+        family_name=family,
+        family=validated(families.load(family), entry["model"], f"{where}.model"),
+        network=one_of(f"{where}.network", entry["network"], networks.names()),
+        train=validated(train.Knobs, entry["train"], f"{where}.train"),
+        postprocess=validated(postprocess.Knobs, entry["postprocess"], f"{where}.postprocess"),
+        evaluate=validated(evaluate.Knobs, entry["evaluate"], f"{where}.evaluate"),
+    )
+
+
+def find(path: Path, table: str, name: str, keys: set[str]) -> tuple[str, dict[str, Any]]:
+    """Where the entry stands, and the entry, which has exactly ``keys``: DVC's graph names each of them."""
+    entries = read(path)[table]
+    if name not in entries:
+        raise UserError(
+            f"{path}: {table}: there is no {name!r}; {suggestion(name, list(entries)) if entries else EMPTY}"
+        )
+    if not NAME.fullmatch(name):
+        raise UserError(f"{path}: {table}.{name}: a name is made of a-z, 0-9, - and _; rename it")
+    where, entry = f"{path}: {table}.{name}", entries[name]
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected keys and values, got {entry!r}; write `key: value` lines")
+    for key in entry:
+        if key not in keys:
+            raise UserError(f"{where}.{key}: unknown key; {suggestion(str(key), sorted(keys))}")
+    for key in sorted(keys - entry.keys()):
+        mend = "name one" if key in {"dataset", "family", "network"} else f"add `{key}: {{}}` for the defaults"
+        raise UserError(f"{where}.{key}: missing; {mend}")
+    return where, entry
+
+
+def one_of(field: str, given: object, known: list[str]) -> str:
+    """``given`` if it is known; raises ``UserError`` with what it could be."""
+    if isinstance(given, str) and given in known:
+        return given
+    if given is None:
+        raise UserError(f"{field}: missing; known are: {', '.join(sorted(known))}")
+    raise UserError(f"{field}: there is no {given!r}; {suggestion(str(given), known)}")
+
+
+def as_dict(knobs: Knobs) -> dict[str, Any]:
+    """All knobs with their defaults, as plain values."""
+    return knobs.model_dump(mode="json")

@@ -1,0 +1,78 @@
+"""What every stage's process does around its one function: watch DVC, keep time, say errors in one line."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from aigc_tasks import layout, lifeline
+from aigc_tasks.errors import UserError
+
+MENDS = {
+    errno.ENOSPC: "free some disk space, then run the same command again: it goes on where it was",
+    errno.EDQUOT: "your disk quota is used up; free some space, then run the same command again",
+    errno.EACCES: "make it readable and writable for you, then run the same command again",
+    errno.EPERM: "make it readable and writable for you, then run the same command again",
+    errno.ENOTDIR: "a file stands where a folder should be; move it away",
+    errno.EEXIST: "it is in the way; move it",
+    errno.EROFS: "the file system is read-only; work in a folder that you can write",
+}
+
+
+def explain(error: BaseException | None) -> str | None:
+    """One line for what the machine refused, also if a library wrapped it in an error of its own; None for the rest."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            where = f"{error.filename}: " if error.filename else ""
+            mend = MENDS.get(error.errno)
+            return f"{where}{error.strerror}" + (f"; {mend}" if mend else "")
+        if isinstance(error, sqlite3.OperationalError):
+            return f"a database in .dvc/tmp or mlruns: {error}; {MENDS[errno.ENOSPC]}"
+        error = error.__cause__
+    return None
+
+
+def terminate(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    raise SystemExit(128 + signum)
+
+
+def main(function: Callable[[str], None]) -> None:
+    """Run ``function(name)`` with the name from the command line; exit with 1 and one line on a user's error."""
+    name = function.__name__
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python -m aigc_tasks.{name} NAME")
+    signal.signal(signal.SIGTERM, terminate)  # so that `finally` runs: a stage ends, it does not vanish
+    lifeline.end_with_dvc()
+    began = time.monotonic()
+    try:
+        function(sys.argv[1])
+        layout.replace(seconds_file(f"{name}@{sys.argv[1]}"), f"{time.monotonic() - began:.3f}\n")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise  # a fault of ours: the traceback is what mends it
+        sys.exit(f"error: {line}")
+
+
+def seconds_file(stage: str) -> Path:
+    return layout.LOCAL / "seconds" / stage
+
+
+def seconds(stage: str) -> float | None:
+    """How long the stage took when it last ran in this checkout, None if it never did."""
+    try:
+        with open(seconds_file(stage)) as file:
+            return float(file.read())
+    except (OSError, ValueError):
+        return None

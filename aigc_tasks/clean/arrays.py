@@ -1,0 +1,67 @@
+"""Read what the clean stage wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from aigc_tasks.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one split: uint8 N×C×H×W, memory-mapped, and class numbers int64 N (all 0 if unlabelled)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A cleaned data set. ``classes`` names the classes in order of their numbers; empty if unlabelled."""
+
+    classes: list[str]
+    train: Split
+    val: Split
+    test: Split
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H, W of one image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def in_order(labels: set[str]) -> list[str]:
+    """Class names in a fixed order: by number where all are numbers, else by spelling."""
+    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+
+
+def load(folder: Path) -> Clean:
+    """The arrays and labels in ``folder``; raises ``UserError`` if they are not there."""
+    try:
+        manifest = pd.read_parquet(folder / "manifest.parquet")
+        images = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+    except (FileNotFoundError, ValueError):
+        raise UserError(f"{folder}: not a cleaned data set; run `dvc repro clean@{folder.name}`") from None
+    kept = manifest[manifest["split"].notna()]
+    classes = in_order(set(kept["label"].dropna()))
+    numbers = kept["label"].map({name: number for number, name in enumerate(classes)}).fillna(0).astype(np.int64)
+
+    def split(name: str) -> Split:
+        rows = kept["split"] == name
+        return Split(images[name], numbers[rows].to_numpy()[np.argsort(kept["row"][rows].to_numpy())])
+
+    return Clean(classes, split("train"), split("val"), split("test"))
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """Samples per split, from the report."""
+    report = json.loads((folder / "report.json").read_text())
+    return {split: report["splits"][split] for split in SPLITS}

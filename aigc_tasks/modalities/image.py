@@ -1,0 +1,49 @@
+"""Images: uint8 N×C×H×W on disk, floats in [-1, 1] in a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+GRID_PIXELS = 720  # a grid of small pictures is enlarged to about this width, so that it can be looked at
+
+
+def flaw(image: np.ndarray, shape: tuple[int, ...]) -> str | None:
+    """Why this C×H×W array cannot be used beside images of ``shape``, None if it can."""
+    if image.dtype != np.uint8:
+        return f"pixels are {image.dtype}, not 8-bit"
+    if image.shape != shape:
+        return f"size differs ({'×'.join(map(str, image.shape))})"
+    if image.min() == image.max():
+        return "blank"
+    return None
+
+
+def encode(images: Any) -> Any:
+    """uint8 0…255 to floats in [-1, 1], for NumPy arrays and tensors alike."""
+    return images / 127.5 - 1
+
+
+def decode(images: np.ndarray) -> np.ndarray:
+    """Floats in [-1, 1] to uint8 0…255, rounded to the nearest level; what lies outside is clipped."""
+    return np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def picture(image: np.ndarray) -> Image.Image:
+    """One uint8 C×H×W array as a picture: grey for one channel, RGB for three."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
+
+
+def grid(images: np.ndarray, columns: int) -> Image.Image:
+    """uint8 N×C×H×W in rows of ``columns``, one background pixel apart, enlarged by a whole factor."""
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 32, np.uint8)
+    for number, image in enumerate(images):
+        top, left = 1 + number // columns * (height + 1), 1 + number % columns * (width + 1)
+        sheet[:, top : top + height, left : left + width] = image
+    small = picture(sheet)
+    factor = max(1, GRID_PIXELS // small.width)
+    return small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)

@@ -1,0 +1,34 @@
+"""What a trained model says of itself, beside its weights: ``model.json``. Read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aigc_tasks.errors import UserError
+
+
+@dataclass(frozen=True)
+class Card:
+    """What ``model.json`` holds."""
+
+    recipe: str
+    dataset: str
+    family: str
+    network: str
+    model: dict[str, Any]  # the family's knobs
+    shape: tuple[int, int, int]  # C, H, W
+    classes: list[str]  # that can be asked for; empty if the model knows no labels
+    counts: list[int]  # training images per class
+    fingerprint: str  # of the training's inputs: data, params, code
+
+
+def read_card(folder: Path) -> Card:
+    """Raises ``UserError`` where there is no model."""
+    try:
+        card = json.loads((folder / "model.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no trained model; run `dvc repro train@{folder.name}`") from None
+    return Card(**{**card, "shape": tuple(card["shape"])})

@@ -1,0 +1,30 @@
+"""Where the tensors live, and what makes the same seed give the same bytes there."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+
+from aigc_tasks.errors import UserError
+from aigc_tasks.knobs import Compute
+
+
+def prepare(knobs: Compute) -> torch.device:
+    """Choose the device and make torch deterministic on it; raises ``UserError`` where cuda is asked for in vain."""
+    if knobs.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda: no GPU is visible to torch; set `device: auto` or `device: cpu` in params.yaml")
+    torch.set_num_threads(knobs.threads)
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return torch.device("cuda" if knobs.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def seeded(*key: int) -> int:
+    """A seed for torch from any number of whole numbers.
+
+    Every step seeds torch from (seed, step): randomness has no state beside the step number, so that a resumed run
+    draws what an undisturbed one would have drawn, whatever in the step draws it.
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,61 @@
+"""How a model learns and samples: one file per family, one line in ``FAMILIES``.
+
+A family is the validated ``model:`` section of a recipe. It says which networks it is built from, what it minimises
+and how it samples; the loop in ``aigc_tasks.train`` does the rest (optimisers, EMA, checkpoints, tracking) and knows
+none of them by name. Family files import torch inside their methods: recipes are checked in milliseconds without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from aigc_tasks.knobs import Knobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FAMILIES = {
+    "gan": "aigc_tasks.families.gan:Gan",
+}
+
+
+class Objective(NamedTuple):
+    """One optimiser step: which network takes it, the scalar it minimises, and what to plot."""
+
+    network: str
+    loss: Tensor
+    curves: dict[str, Tensor]
+
+
+class Family(Knobs, ABC):
+    """What the loop, the sampler and the registry need of a family."""
+
+    conditional: bool
+    """Whether to use the labels, where the data set has them. The family's file sets the default."""
+
+    sampler: ClassVar[str]
+    """The network that samples: its moving average (EMA) is the trained model."""
+
+    @abstractmethod
+    def networks(self, architecture: str, shape: tuple[int, int, int], classes: int) -> dict[str, nn.Module]:
+        """The networks by name, initialised from torch's global random state; ``classes`` is 0 for no labels."""
+
+    @abstractmethod
+    def objectives(self, networks: dict[str, nn.Module], images: Tensor, labels: Tensor) -> Iterator[Objective]:
+        """The optimiser steps for one batch (images B×C×H×W in [-1, 1], labels B), in order.
+
+        A generator: the loop takes the step of one objective before it asks for the next.
+        """
+
+    @abstractmethod
+    def sample(self, network: nn.Module, labels: Tensor) -> Tensor:
+        """Images B×C×H×W in [-1, 1] of the asked classes, drawn from torch's global random state."""
+
+
+def load(name: str) -> type[Family]:
+    """The family registered under ``name``."""
+    module, attribute = FAMILIES[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,99 @@
+"""Residual convolutional networks without normalisation layers, for images of any size.
+
+The plan follows R3GAN (Huang et al. 2024, arXiv:2501.05441): plain residual blocks, LeakyReLU, no normalisation,
+initialised as in Fixup (Zhang et al. 2019, arXiv:1901.09321) so that every block starts as the identity; the label
+enters the generator as an embedding beside the noise and the discriminator by projection (Miyato & Koyama 2018,
+arXiv:1802.05637). The number of resolutions follows from the image: halve while the result is whole and at least 4.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SLOPE = 0.2
+SMALLEST = 4  # pixels: the coarsest feature map is not narrower than this
+WIDEST = 4  # times ``width``: channels double at every halving up to here
+
+
+def resolutions(shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Feature map sizes from the image down: (28, 28) gives [(28, 28), (14, 14), (7, 7)]."""
+    sizes = [shape[1:]]
+    while all(side % 2 == 0 and side // 2 >= SMALLEST for side in sizes[-1]):
+        height, width = sizes[-1]
+        sizes.append((height // 2, width // 2))
+    return sizes
+
+
+def channels(width: int, levels: int) -> list[int]:
+    """Channels per resolution, from the image down."""
+    return [width * min(2**level, WIDEST) for level in range(levels)]
+
+
+class Block(nn.Module):
+    """x + f(x) at constant size; f ends in zeros, so that the block starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, a=SLOPE)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(F.leaky_relu(x, SLOPE))
+        return x + self.second(F.leaky_relu(h, SLOPE))
+
+
+class Generator(nn.Module):
+    """Noise B×latent and labels B to images B×C×H×W in [-1, 1]."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, latent: int, width: int) -> None:
+        super().__init__()
+        sizes = resolutions(shape)
+        widths = channels(width, len(sizes))
+        self.coarsest = (widths[-1], *sizes[-1])
+        self.label = nn.Embedding(classes, latent) if classes else None
+        inputs = 2 * latent if classes else latent
+        self.start = nn.Linear(inputs, widths[-1] * sizes[-1][0] * sizes[-1][1])
+        stack: list[nn.Module] = [Block(widths[-1])]
+        for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            stack += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 1), Block(narrow)]
+        self.blocks = nn.Sequential(*stack)
+        self.end = nn.Conv2d(widths[0], shape[0], 3, padding=1)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        if self.label is not None:
+            z = torch.cat([z, self.label(labels)], dim=1)
+        h = self.blocks(self.start(z).unflatten(1, self.coarsest))
+        return self.end(F.leaky_relu(h, SLOPE)).tanh()
+
+
+class Discriminator(nn.Module):
+    """Images B×C×H×W and labels B to one logit each, B."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int) -> None:
+        super().__init__()
+        sizes = resolutions(shape)
+        widths = channels(width, len(sizes))
+        self.start = nn.Conv2d(shape[0], widths[0], 3, padding=1)
+        stack: list[nn.Module] = [Block(widths[0])]
+        for narrow, wide in itertools.pairwise(widths):
+            stack += [nn.Conv2d(narrow, wide, 1), nn.AvgPool2d(2), Block(wide)]
+        self.blocks = nn.Sequential(*stack)
+        features = widths[-1]
+        self.end = nn.Conv2d(features, features, sizes[-1])
+        self.logit = nn.Linear(features, 1)
+        self.label = nn.Embedding(classes, features) if classes else None
+        self.scale = features**-0.5
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        h = F.leaky_relu(self.blocks(self.start(images)), SLOPE)
+        h = F.leaky_relu(self.end(h).flatten(1), SLOPE)
+        logits = self.logit(h).squeeze(1)
+        if self.label is not None:
+            logits = logits + (h * self.label(labels)).sum(1) * self.scale
+        return logits

@@ -1,0 +1,146 @@
+"""The train stage: data in, model out, one MLflow run."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from mlflow import MlflowClient
+from torch import nn
+
+from aigc_tasks import compute, graph, layout, model, tracking
+from aigc_tasks.card import Card
+from aigc_tasks.clean import arrays
+from aigc_tasks.modalities import image
+from aigc_tasks.progress import progress
+from aigc_tasks.recipe import Recipe, as_dict, recipe
+from aigc_tasks.tracking import Curves
+from aigc_tasks.train import loop
+
+INITIAL = 0  # what a seed is for: the first weights
+GRID = 10  # samples per class in the pictures of training
+
+
+class MlflowWatcher:
+    """Passes what the loop shows on to the run."""
+
+    def __init__(self, curves: Curves, settings: Recipe, labels: np.ndarray) -> None:
+        self.curves, self.settings, self.labels = curves, settings, labels
+
+    def point(self, step: int, curves: dict[str, float]) -> None:
+        self.curves.point(step, curves)
+
+    def picture(self, step: int, network: nn.Module) -> None:
+        samples = model.sample(self.settings.family, network, self.labels, seed=0)
+        self.curves.picture(step, image.grid(samples, GRID))
+
+    def saved(self, step: int) -> None:
+        self.curves.flush()
+
+
+def train(name: str) -> None:
+    """The stage: ``data/clean/DATASET`` to ``data/models/NAME``, resuming an unfinished attempt at the same inputs."""
+    settings = recipe(name)
+    knobs = settings.train
+    device = compute.prepare(knobs)
+    data = arrays.load(layout.clean(settings.dataset.name))
+    inputs = graph.inputs(f"train@{name}")
+    work = layout.LOCAL / "checkpoints" / name / inputs.fingerprint[:16]
+    work.mkdir(parents=True, exist_ok=True)
+
+    torch.manual_seed(compute.seeded(knobs.seed, INITIAL))
+    card = card_of(settings, data, inputs.fingerprint)
+    networks = settings.family.networks(settings.network, data.shape, len(card.classes))
+    networks = {role: network.to(device) for role, network in networks.items()}
+    training = loop.begin(settings.family, networks, knobs)
+    loop.resume(training, work / "checkpoint.safetensors")
+
+    client = tracking.open_client()
+    run_id = open_run(client, settings, inputs, work, data)
+    try:
+        with tracking.system_metrics(run_id):
+            watcher = MlflowWatcher(Curves(client, run_id), settings, grid_labels(card.classes))
+            with progress(f"train {name}", knobs.steps, training.step) as update:
+                loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
+            watcher.curves.flush()
+        network = training.ema.module
+        with layout.written_whole(layout.model(name)) as folder:
+            model.save_model(folder, card, network)
+        write_curves(layout.report(name) / "curves.csv", training.history)
+        tracking.log_model(client, run_id, layout.model(name), label=(card.classes or ["-"])[0])
+    except BaseException as error:
+        client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+    shutil.rmtree(work)
+
+
+def open_run(client: MlflowClient, settings: Recipe, inputs: graph.Inputs, work: Path, data: arrays.Clean) -> str:
+    """The run of this execution: the one an earlier attempt at it began, or a new one.
+
+    An attempt leaves its run's id beside its checkpoint. One that was killed after its last step, between writing the
+    model and DVC's recording it, left no folder: then ``dvc.lock`` does not know these inputs, but the store does.
+    """
+    note = work / "run"
+    run_id = note.read_text() if note.exists() else None
+    if run_id is None and not inputs.recorded:
+        run_id = tracking.find_run(client, inputs.fingerprint)
+    if run_id is not None and tracking.reopen(client, run_id):
+        return run_id
+    tags = {
+        tracking.FINGERPRINT: inputs.fingerprint,
+        "aigc.recipe": settings.name,
+        **{f"dvc.{path}": digest for path, digest in inputs.hashes.items() if path.startswith("data/")},
+        **tracking.git_tags(),
+        **tracking.flow_tags(),
+    }
+    params = {
+        "dataset": settings.dataset.name,
+        "family": settings.family_name,
+        "network": settings.network,
+        "model": as_dict(settings.family),
+        "train": as_dict(settings.train),
+        "clean": as_dict(settings.dataset.clean),
+        "acquire": as_dict(settings.dataset.acquire),
+    }
+    run_id = tracking.start_run(client, settings.dataset.name, settings.name, tags, params)
+    folder = layout.clean(settings.dataset.name)
+    tracking.log_dataset(
+        client, run_id, settings.dataset.name, inputs.hashes[str(folder)], folder, arrays.counts(folder)
+    )
+    layout.replace(note, run_id)
+    print(f"MLflow run {run_id} in experiment {settings.dataset.name}", flush=True)
+    return run_id
+
+
+def card_of(settings: Recipe, data: arrays.Clean, fingerprint: str) -> Card:
+    """What the model is to be told and to say: without labels all images are of one nameless class."""
+    classes = data.classes if settings.family.conditional else []
+    labels = data.train.labels if classes else np.zeros_like(data.train.labels)
+    return Card(
+        recipe=settings.name,
+        dataset=settings.dataset.name,
+        family=settings.family_name,
+        network=settings.network,
+        model=as_dict(settings.family),
+        shape=data.shape,
+        classes=classes,
+        counts=np.bincount(labels, minlength=max(len(classes), 1)).tolist(),
+        fingerprint=fingerprint,
+    )
+
+
+def grid_labels(classes: list[str]) -> np.ndarray:
+    """Class numbers of a grid with one class a row; ten rows where there are none."""
+    return np.repeat(np.arange(len(classes)), GRID) if classes else np.zeros(GRID * GRID, np.int64)
+
+
+def write_curves(path: Path, history: list[dict[str, float]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,15 @@
+"""Measure samples against real images the model has not seen."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from aigc_tasks import knobs
+
+
+class Knobs(knobs.Compute):
+    """The ``evaluate:`` section of a recipe."""
+
+    kid_subsets: int = Field(50, gt=0, description="random subsets KID is averaged over")
+    kid_subset_size: int = Field(300, gt=1, description="images in each of them")
+    seed: int = Field(0, ge=0, description="of the choice of subsets")

@@ -1,0 +1,165 @@
+"""The command ``aigc``. Imports are inside the commands, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from aigc_tasks import layout, stage
+from aigc_tasks.errors import UserError
+
+app = typer.Typer(
+    help="Train, measure and keep generative models: DVC's graph, run by Prefect, recorded by MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Work in the project folder; end with one line and code 1 on an error that the user can mend."""
+    try:
+        layout.enter_project()
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        line = stage.explain(error)
+        if line is None:
+            raise
+        sys.exit(f"error: {line}")
+
+
+@app.command()
+def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
+    """Bring a recipe up to date: acquire, clean, train, postprocess, evaluate; what is up to date is skipped."""
+    with one_line_errors():
+        from aigc_tasks import graph
+        from aigc_tasks import recipe as recipes
+
+        settings = recipes.recipe(recipe)
+        steps = graph.stages(recipe, settings.dataset.name)
+        if graph.busy() or graph.stale([target for targets in steps.values() for target in targets]):
+            run_flow(recipe)
+            print()
+        else:
+            print(f"{recipe} is up to date: nothing to run\n")
+        print(result(recipe))
+
+
+def run_flow(recipe: str) -> None:
+    """The flow, on the Prefect server that is configured or running, or on a temporary one; exit 1 if it fails."""
+    from aigc_tasks.servers import prefect_server
+
+    with prefect_server():
+        from flows.pipeline import pipeline
+
+        state = pipeline(recipe, return_state=True)
+    if not state.is_completed():
+        raise UserError(state.message or state.name)
+
+
+def result(recipe: str) -> str:
+    """What a user wants to know after a run: quality, pictures, where to look further."""
+    from aigc_tasks import tracking
+    from aigc_tasks.card import read_card
+
+    figures = quality(recipe)
+    run_id = tracking.find_run(tracking.open_client(), read_card(layout.model(recipe)).fingerprint)
+    accuracy = f", class accuracy {figures['class_accuracy']:.1%}" if "class_accuracy" in figures else ""
+    return "\n".join(
+        [
+            f"quality   FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real",
+            f"          KID {figures['kid']:.2g} (real {figures['kid_floor']:.2g})",
+            f"          {figures['classes_present']:.0f} of {figures['classes']:.0f} classes present{accuracy}",
+            f"samples   {layout.report(recipe) / 'grid.png'}",
+            f"MLflow    run {run_id or 'not in this store'}",
+            "look      aigc ui      MLflow and Prefect in the browser",
+            "          dvc repro    reproduce it, by hand" + activate(),
+        ]
+    )
+
+
+def activate() -> str:
+    """The line that makes the commands above work in this shell, where they do not yet."""
+    return "" if "VIRTUAL_ENV" in os.environ else "\n          (first: . .venv/bin/activate)"
+
+
+def quality(recipe: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((layout.report(recipe) / "quality.json").read_text())
+    return figures
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """Recipes in use: up to date, stale and why, or never run; and the quality last measured."""
+    with one_line_errors():
+        from aigc_tasks import graph
+        from aigc_tasks import recipe as recipes
+
+        repo = graph.open_repo()
+        names = recipes.names()
+        width = max(map(len, names), default=0)
+        for name in names:
+            print(f"{name:{width}}  {state(name, repo)}")
+        offered = sorted(path.stem for path in layout.CATALOGUE.glob("*.yaml") if path.stem not in names)
+        if offered:
+            print(f"\nready-made, take one into use with `aigc add NAME`: {', '.join(offered)}")
+
+
+def state(name: str, repo: Any) -> str:
+    """One recipe's state in words."""
+    from aigc_tasks import graph
+    from aigc_tasks import recipe as recipes
+
+    try:
+        steps = graph.stages(name, recipes.recipe(name).dataset.name)
+    except UserError as error:
+        return f"broken: {error}"
+    why = graph.stale([target for targets in steps.values() for target in targets], repo)
+    report = layout.report(name) / "quality.json"
+    measured = f"FID {quality(name)['fid_ratio']:.2f} × real against real" if report.exists() else ""
+    if not why:
+        return f"up to date   {measured}"
+    if f"train@{name}" in why and not layout.model(name).exists():
+        return "never run"
+    target, reason = next(iter(why.items()))
+    return f"stale        {measured}{' (before)' if measured else ''}  because {target}: {reason}"
+
+
+@app.command()
+def add(
+    recipe: Annotated[str, typer.Argument(help="a ready-made recipe of recipes/, for example mnist-mlpgan")],
+) -> None:
+    """Take a ready-made recipe from recipes/ into params.yaml; comments and order are kept."""
+    with one_line_errors():
+        from aigc_tasks.catalogue import take
+
+        added = take(recipe)
+        print(f"{layout.PARAMS}: added {', '.join(added)}; next: aigc run {recipe}")
+
+
+@app.command()
+def ui(
+    mlflow_port: Annotated[int, typer.Option(help="wanted port of MLflow; the next free one is taken")] = 5000,
+    prefect_port: Annotated[int, typer.Option(help="wanted port of Prefect; the next free one is taken")] = 4200,
+) -> None:
+    """Serve the MLflow UI and the Prefect UI on 127.0.0.1 until Ctrl-C."""
+    with one_line_errors():
+        from aigc_tasks.servers import serve_uis
+
+        serve_uis(mlflow_port, prefect_port)
+
+
+def main() -> None:
+    app()

@@ -1,0 +1,137 @@
+"""The servers that belong to this checkout: MLflow's and Prefect's UI, and a temporary Prefect API for one run.
+
+All of them listen on 127.0.0.1 and end with the process that started them, also if that one is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from aigc_tasks import layout, lifeline, tracking
+from aigc_tasks.errors import UserError
+
+HOST = "127.0.0.1"
+PATIENCE = 120.0  # seconds a server may take to answer; the first start creates its database
+DRAIN = 10.0  # seconds the last events get to reach the server
+NOTE = layout.LOCAL / "prefect.json"  # where `aigc ui` says which Prefect server it runs
+LOG = layout.LOCAL / "servers.log"
+
+
+def free_port(wanted: int, besides: int | None = None) -> int:
+    """``wanted`` if it is free, else the next one that is (any for 0), but not ``besides``; ``UserError`` after 100."""
+    for port in range(wanted, min(wanted + 100, 65536)):
+        if port == besides:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UserError(f"ports {wanted} to {wanted + 99} are all taken; name another: aigc ui --help")
+
+
+def answers(url: str, timeout: float = 2.0) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310 (always HOST)
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def serving(
+    module: str, *arguments: str, url: str, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A server in a child process, from its first answer at ``url`` to the end of the block."""
+    LOG.parent.mkdir(exist_ok=True)
+    with open(LOG, "ab") as log:
+        child = lifeline.spawn(module, *arguments, env={**os.environ, **(env or {})}, output=log.fileno())
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not answers(url):
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise UserError(f"{module} does not start; the reason is at the end of {LOG}")
+            time.sleep(0.1)
+        yield child
+    finally:
+        lifeline.stop(child)
+
+
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """Let Prefect find a server: the user's, the one of ``aigc ui``, or a temporary one for this block.
+
+    Prefect's own temporary server is not used: it outlives a flow that is killed.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    if get_current_settings().api.url:
+        yield
+        return
+    with ExitStack() as stack:
+        url = running_prefect()
+        if url is None:
+            port = free_port(0)
+            url = f"http://{HOST}:{port}/api"
+            print("starting a temporary Prefect server (`aigc ui`, left running, spares these seconds)", flush=True)
+            stack.enter_context(prefect(port, "--no-ui", "--no-scheduler", "--no-late-runs"))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        yield
+        EventsWorker.drain_all(timeout=DRAIN)  # task runs are recorded from events
+
+
+@contextmanager
+def prefect(port: int, *options: str) -> Iterator[None]:
+    """Prefect's server on ``port``, with the user's Prefect settings and database."""
+    arguments = ("server", "start", "--host", HOST, "--port", str(port), *options)
+    with serving("prefect", *arguments, url=f"http://{HOST}:{port}/api/health"):
+        yield
+
+
+@contextmanager
+def mlflow(port: int) -> Iterator[None]:
+    """MLflow's UI on ``port``, over the store of this checkout."""
+    tracking.open_client()  # creates the store, or mends it after a move
+    arguments = ("ui", "--host", HOST, "--port", str(port), "--workers", "1")
+    store = ("--backend-store-uri", tracking.tracking_uri())
+    with serving("mlflow", *arguments, *store, url=f"http://{HOST}:{port}/health"):
+        yield
+
+
+def serve_uis(mlflow_port: int, prefect_port: int) -> None:
+    """Both UIs until Ctrl-C or SIGTERM; says where they are and which ports were taken."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
+    with ExitStack() as stack:
+        first = free_port(mlflow_port)
+        ports = first, free_port(prefect_port, besides=first)
+        for name, wanted, port in zip(("MLflow", "Prefect"), (mlflow_port, prefect_port), ports, strict=True):
+            taken = f"   (port {wanted} is taken)" if port != wanted else ""
+            print(f"{name:8} http://{HOST}:{port}{taken}", flush=True)
+        stack.enter_context(prefect(ports[1]))
+        layout.replace(NOTE, json.dumps({"api": f"http://{HOST}:{ports[1]}/api"}))
+        stack.callback(NOTE.unlink, missing_ok=True)
+        stack.enter_context(mlflow(ports[0]))
+        print("ready; Ctrl-C ends both", flush=True)
+        while True:
+            time.sleep(1)
+
+
+def running_prefect() -> str | None:
+    """The API of the Prefect server that ``aigc ui`` runs for this checkout, None if there is none."""
+    try:
+        url: str = json.loads(NOTE.read_text())["api"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return url if answers(f"{url}/health") else None

@@ -1,0 +1,217 @@
+"""The flow ``pipeline(recipe)``: five tasks, each running its stages of DVC's graph.
+
+Prefect schedules, shows and stops; DVC alone decides what is up to date, so no task is cached by Prefect.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from prefect import State, Task, flow, get_client, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from aigc_tasks import graph, layout
+from aigc_tasks.errors import UserError
+from aigc_tasks.graph import StageFailed
+from aigc_tasks.recipe import Recipe
+from aigc_tasks.recipe import recipe as load
+from aigc_tasks.tracking import FLOW_RUN
+
+GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
+DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
+WATCH = 3.0  # seconds between two looks whether someone cancelled the run
+
+
+class CancelRequested(Exception):
+    """Someone pressed Cancel in Prefect's UI."""
+
+
+class OneLine(logging.Filter):
+    """Keeps tracebacks out of the logs for errors that already say in one line what to do."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, StageFailed | UserError):
+            record.exc_info = None
+            record.msg, record.args = f"Failed: {error}", ()
+        return True
+
+
+for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.task_engine", "prefect.flow_engine"):
+    logging.getLogger(name).addFilter(OneLine())
+
+
+@flow(name="pipeline", flow_run_name="{recipe}", validate_parameters=False)
+def pipeline(recipe: str) -> State:
+    """Bring one recipe up to date: acquire → clean → train → postprocess → evaluate.
+
+    Ends Completed, named UpToDate if nothing had to run; Failed with one line that says what to mend; or Cancelled.
+    """
+    layout.enter_project()
+    settings = load(recipe)
+    with only_one_here(recipe):
+        steps = graph.stages(recipe, settings.dataset.name)
+        why = graph.stale([target for targets in steps.values() for target in targets])
+        upstream_stale = False
+        for step, targets in steps.items():
+            reasons = [f"{target}: {why[target]}" for target in targets if target in why]
+            upstream_stale = upstream_stale or bool(reasons)
+            state = STEPS[step](settings, targets if upstream_stale else [], reasons, return_state=True)
+            if not state.is_completed():
+                return ended(state)
+        publish(recipe, bool(why))
+    return Completed(name="Completed" if why else "UpToDate", message=f"{recipe} is up to date")
+
+
+def ended(state: State) -> State:
+    """The flow's end as its task's: returned as it is, Prefect would say that "1/1 states failed"."""
+    error = state.result(raise_on_failure=False)
+    message = str(error) if isinstance(error, Exception) else state.message
+    return Cancelled(message=message) if state.is_cancelled() else Failed(message=message)
+
+
+def make_task(step: str, **options: Any) -> Task[..., State]:
+    @task(name=step, task_run_name=step, cache_policy=NO_CACHE, persist_result=False, **options)
+    def run(settings: Recipe, targets: list[str], reasons: list[str]) -> State:
+        """Run the step's stages, unless DVC has already said that they are up to date (no targets)."""
+        if not targets:
+            return Completed(name="Skipped", message="up to date")
+        logger = get_run_logger()
+        for reason in reasons:
+            logger.info("stale: %s", reason)
+        extra = {FLOW_RUN: str(flow_run.id)} if flow_run.id else {}
+        try:
+            with one_on_gpu(settings) if step == "train" else free(), bar() as show:
+                log = logger.info if show is None else beside_the_bar(logger.info)
+                outcome = graph.run(targets, log, show, extra, watch_for_cancel())
+        except CancelRequested:
+            return Cancelled(message="cancelled; run again to go on from the last checkpoint")
+        return Completed(name=outcome.capitalize(), message="; ".join(reasons) or "a step before it ran")
+
+    return run
+
+
+def another_try_may_help(task: Any, run: Any, state: State) -> bool:
+    """Acquiring is tried again unless the stage itself said what the user must mend."""
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, StageFailed) and error.mendable)
+
+
+STEPS = {
+    "acquire": make_task("acquire", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=another_try_may_help),
+    **{step: make_task(step) for step in graph.STEPS[1:]},
+}
+
+
+@contextmanager
+def only_one_here(recipe: str) -> Iterator[None]:
+    """One run at a time in a working tree: wait for the one before, and say for whom."""
+    lock, note = FileLock(layout.LOCAL / "workspace.lock"), layout.LOCAL / "workspace"
+    layout.LOCAL.mkdir(exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        get_run_logger().info("waiting for %s, which is working in this folder", note.read_text())
+        lock.acquire(poll_interval=1)
+    try:
+        layout.replace(note, f"{recipe} (process {os.getpid()})")
+        if holders := graph.busy():
+            get_run_logger().info("waiting for %s, at work in this folder", ", ".join(holders))
+        while graph.busy():
+            time.sleep(WATCH)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def free() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def one_on_gpu(settings: Recipe) -> Iterator[None]:
+    """Hold the GPU's only slot while training on it; wait for it if another training does. Nothing on a CPU."""
+    if settings.train.device == "cpu" or not DRIVER.exists():
+        yield
+        return
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(GPU, 1)
+    with concurrency(GPU, occupy=1, strict=True):
+        yield
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A progress bar where someone watches on a terminal, else None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with ExitStack() as stack:
+        bars: list[tqdm[Any]] = []  # one, made when there is something to show
+
+        def show(done: int, total: int, text: str) -> None:
+            if not bars:
+                new: tqdm[Any] = tqdm(leave=False, dynamic_ncols=True)
+                bars.append(stack.enter_context(new))
+            bars[0].total, (bars[0].desc, _, note) = total, text.partition("  ")
+            bars[0].set_postfix_str(note, refresh=False)
+            bars[0].update(done - bars[0].n)
+
+        yield show
+
+
+def beside_the_bar(log: Callable[[str], None]) -> Callable[[str], None]:
+    """``log``, with the bar taken off the terminal's last line while it writes."""
+    from tqdm import tqdm
+
+    def line(text: str) -> None:
+        with tqdm.external_write_mode():
+            log(text)
+
+    return line
+
+
+def watch_for_cancel() -> Callable[[], None]:
+    """A function to call often: raises ``CancelRequested`` when the flow run's state says so."""
+    looked = time.monotonic()
+
+    def look() -> None:
+        nonlocal looked
+        if flow_run.id is None or time.monotonic() - looked < WATCH:
+            return
+        looked = time.monotonic()
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run.id).state
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            raise CancelRequested
+
+    return look
+
+
+def publish(recipe: str, changed: bool) -> None:
+    """The result as an artifact in Prefect's UI: the figures as a table, and the sample grid."""
+    figures = json.loads((layout.report(recipe) / "quality.json").read_text())
+    picture = base64.b64encode((layout.report(recipe) / "grid.png").read_bytes()).decode()
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
+    create_markdown_artifact(
+        key=f"{recipe.replace('_', '-')}-quality",
+        markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples](data:image/png;base64,{picture})",
+        description="measured now" if changed else "up to date: nothing had to run",
+    )

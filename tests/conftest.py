@@ -1,0 +1,175 @@
+"""A project to try things in: a copy of this working tree in a temporary folder, with a training of a few seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+TIMEOUT = 300
+
+
+@dataclass
+class Project:
+    """A checkout, and the environment a user's shell has in it."""
+
+    path: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command without waiting for it; its output, both streams, is a pipe."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options}
+        return subprocess.Popen(command, cwd=self.path, env=self.env, **options)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, whatever that is."""
+        return subprocess.run(command, cwd=self.path, env=self.env, capture_output=True, text=True, timeout=TIMEOUT)
+
+    def check(self, *command: str) -> str:
+        """Run a command that must succeed; returns its standard output."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def edit(self, change: Callable[[Any], None]) -> None:
+        """Change ``params.yaml`` as a user would with an editor."""
+        yaml = YAML()
+        params = yaml.load((self.path / "params.yaml").read_text())
+        change(params)
+        with open(self.path / "params.yaml", "w") as file:
+            yaml.dump(params, file)
+
+    def lock(self) -> dict[str, Any]:
+        """The stages in ``dvc.lock``."""
+        return YAML(typ="safe").load((self.path / "dvc.lock").read_text())["stages"]
+
+    def hashes(self) -> dict[str, str]:
+        """DVC's hash of every output."""
+        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage["outs"]}
+
+    def mlflow(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.path}/mlruns/mlflow.db")
+
+    def runs(self) -> list[Any]:
+        """Every MLflow run of the project."""
+        client = self.mlflow()
+        return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+def quicken(params: Any) -> None:
+    """Few steps, many checkpoints."""
+    params["datasets"]["digits"]["features"] = {"steps": 60}
+    params["recipes"]["digits-gan"]["train"] = {"steps": 60, "checkpoint_every": 20, "picture_every": 30}
+    params["recipes"]["digits-gan"]["postprocess"] = {"count": 200}
+
+
+@pytest.fixture(scope="session")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a user with an activated virtual environment, whose own Prefect and DVC settings are new."""
+    home = tmp_path_factory.mktemp("home")
+    foreign = ("PREFECT_", "MLFLOW_", "DVC_", "AIGC_", "PYTEST_")
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+        "PREFECT_HOME": str(home / "prefect"),
+        "DVC_SITE_CACHE_DIR": str(home / "dvc-site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(home / "dvc-global"),
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5",
+    }
+
+
+def checkout(project: Project) -> Project:
+    """Put a copy of this working tree, as a commit of its own, into the project's folder."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    for file in filter(None, subprocess.check_output(listed, cwd=ROOT, text=True).split("\0")):
+        if (ROOT / file).is_file() and file != "dvc.lock" and not file.startswith("reports/"):
+            (project.path / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, project.path / file)
+    project.edit(quicken)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start", "--no-verify"]):
+        project.check("git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", *command)
+    return project
+
+
+@pytest.fixture
+def new_project(tmp_path: Path, env: dict[str, str]) -> Callable[[str], Project]:
+    """Makes checkouts of this working tree, with nothing run in them yet."""
+    return lambda name: checkout(Project(tmp_path / name, dict(env)))
+
+
+@pytest.fixture
+def project(new_project: Callable[[str], Project]) -> Project:
+    return new_project("project")
+
+
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project that this process works in, as a stage would."""
+    monkeypatch.chdir(project.path)
+    return project
+
+
+@pytest.fixture(scope="session")
+def prefect_api(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Prefect server for the session."""
+    from aigc_tasks import servers
+
+    port = servers.free_port(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("prefect-server"))
+        for key, value in env.items():
+            patch.setenv(key, value)
+        with servers.prefect(port):
+            yield f"http://127.0.0.1:{port}/api"
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Project:
+    """A project in which `dvc repro` has run. Not to be changed: take a copy, ``done``."""
+    project = checkout(Project(tmp_path_factory.mktemp("finished") / "project", dict(env)))
+    project.check("dvc", "repro")
+    return project
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Project:
+    """A project whose data and judge are there and whose model is not. Take a copy, ``untrained``."""
+    project = checkout(Project(tmp_path_factory.mktemp("prepared") / "project", dict(env)))
+    project.check("dvc", "repro", "features@digits")
+    return project
+
+
+@pytest.fixture
+def untrained(prepared: Project, tmp_path: Path) -> Project:
+    """A copy of the prepared project, free to change."""
+    shutil.copytree(prepared.path, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", dict(prepared.env))
+
+
+@pytest.fixture
+def done(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished project, free to change."""
+    shutil.copytree(finished.path, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", dict(finished.env))
+
+
+@pytest.fixture(scope="session")
+def mnist_files() -> Path:
+    folder = SHARED / "mnist"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is missing: the real MNIST files are needed")
+    return folder

@@ -1,0 +1,113 @@
+"""The command line, the servers and what is imported where."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+from conftest import ROOT, Project
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["list"], ["add"], ["ui"]])
+def test_help_says_what_a_command_does(project: Project, command: list[str]) -> None:
+    assert "Usage" in project.check("aigc", *command, "--help")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "aigc_tasks.cli",
+        "aigc_tasks.acquire.__main__",
+        "aigc_tasks.clean.cleaning",
+        "aigc_tasks.recipe",
+        "flows.pipeline",
+    ],
+)
+def test_light_modules_do_not_import_torch(modules: str) -> None:
+    program = f"""
+import sys, {modules}
+from aigc_tasks import recipe
+recipe.recipe("digits-gan")
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_the_work_runs_without_prefect() -> None:
+    program = """
+import sys
+sys.modules["prefect"] = None
+from aigc_tasks.evaluate import evaluation
+from aigc_tasks.train import training
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_list_before_and_after(project: Project) -> None:
+    assert re.search(r"digits-gan +never run", project.check("aigc", "list"))
+    assert "mnist-mlpgan" in project.check("aigc", "list")
+    project.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(stepz=1))
+    assert "broken: params.yaml: recipes.digits-gan.train.stepz" in project.check("aigc", "list")
+
+
+@pytest.mark.slow
+def test_list_says_why_a_recipe_is_stale(done: Project) -> None:
+    assert re.search(r"digits-gan +up to date +FID [0-9.]+ × real against real", done.check("aigc", "list"))
+    done.edit(lambda p: p["recipes"]["digits-gan"]["postprocess"].update(seed=5))
+    assert re.search(
+        r"digits-gan +stale .*because postprocess@digits-gan: recipes.digits-gan.postprocess modified",
+        done.check("aigc", "list"),
+    )
+
+
+def test_a_file_in_the_way_is_one_clear_line(project: Project) -> None:
+    (project.path / "data/raw").write_text("not a folder")
+    done = project.run("python", "-m", "aigc_tasks.acquire", "digits")
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: data/raw.*; .*mov.*\n", done.stderr)
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="as root this needs setpriv (util-linux)")
+def test_a_folder_that_cannot_be_written_is_one_clear_line(project: Project) -> None:
+    """Root may write anywhere, so root gives up that right first."""
+    drop = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"] if os.getuid() == 0 else []
+    (project.path / "data").chmod(0o555)
+    done = project.run(*drop, "python", "-m", "aigc_tasks.acquire", "digits")
+    (project.path / "data").chmod(0o755)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: data/raw: Permission denied; make it readable and writable for you, .*\n", done.stderr)
+
+
+@pytest.mark.slow
+def test_the_uis_are_served_on_loopback_and_a_taken_port_is_replaced(done: Project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ui = done.start("aigc", "ui", "--mlflow-port", str(port), "--prefect-port", str(port))
+        assert ui.stdout is not None
+        lines = [ui.stdout.readline() for _ in range(3)]
+        assert lines[2].startswith("ready"), lines
+        urls = [re.search(r"http://127.0.0.1:(\d+)", line) for line in lines[:2]]
+        ports = [int(url[1]) for url in urls if url]
+        assert len({port, *ports}) == 3
+        assert all(f"port {port} is taken" in line for line in lines[:2])
+        for url in urls:
+            assert url is not None
+            with urllib.request.urlopen(url[0], timeout=10) as page:
+                assert b"<html" in page.read().lower()
+        again = done.run("aigc", "run", "digits-gan")
+        assert again.returncode == 0, again.stderr
+        ui.send_signal(signal.SIGTERM)
+        ui.communicate(timeout=30)
+        for each in ports:
+            with socket.socket() as probe:
+                assert probe.connect_ex(("127.0.0.1", each)) != 0
+        assert not (done.path / ".aigc/prefect.json").exists()

@@ -1,0 +1,182 @@
+"""Kills, cancels, a full disk: nothing is left running, nothing finished is lost, the next run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Project
+
+pytestmark = pytest.mark.slow
+
+
+def processes_of(project: Project) -> list[psutil.Process]:
+    """Everything alive that works in the project's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(project.path) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def find(project: Project, what: str) -> psutil.Process | None:
+    marks = {"flow": "bin/aigc run", "dvc": "lifeline dvc repro", "stage": "-m aigc_tasks.train"}
+    for process in processes_of(project):
+        try:
+            if marks[what] in " ".join(process.cmdline()):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def checkpointed(project: Project) -> bool:
+    return any((project.path / ".aigc/checkpoints").rglob("checkpoint.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("victim", "moment"),
+    [(victim, "first checkpoint") for victim in ("flow", "dvc", "stage")] + [("flow", "before training")],
+)
+def test_kill_9_leaves_no_orphan_and_resumes_to_the_same_bytes(
+    victim: str, moment: str, finished: Project, untrained: Project, prefect_api: str
+) -> None:
+    if moment == "first checkpoint":
+        untrained.env["PREFECT_API_URL"] = prefect_api  # else a temporary server, which must end too
+    flow = untrained.start("aigc", "run", "digits-gan")
+    if moment == "first checkpoint":
+        wait_for(lambda: checkpointed(untrained))
+    else:
+        wait_for(lambda: find(untrained, "stage"))
+    process = find(untrained, victim)
+    assert process is not None
+    process.kill()
+    output, _ = flow.communicate(timeout=60)
+    assert flow.returncode != 0
+    assert "Traceback" not in output
+    wait_for(lambda: not processes_of(untrained), 15)
+    again = untrained.run("aigc", "run", "digits-gan")
+    assert again.returncode == 0, again.stderr
+    assert ("resumes after step" in again.stderr + again.stdout) == (moment == "first checkpoint")
+    assert untrained.hashes() == finished.hashes()
+    (run,) = untrained.runs()
+    assert run.info.status == "FINISHED"
+    points = untrained.mlflow().get_metric_history(run.info.run_id, "curves/generator")
+    assert [point.step for point in points] == [20, 40, 60]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_flow_that_is_asked_to_stop_stops_its_stage(
+    sign: signal.Signals, finished: Project, untrained: Project, prefect_api: str
+) -> None:
+    untrained.env["PREFECT_API_URL"] = prefect_api
+    flow = untrained.start(
+        "aigc", "run", "digits-gan", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
+    )
+    wait_for(lambda: checkpointed(untrained))
+    flow.send_signal(sign)
+    output, _ = flow.communicate(timeout=60)
+    assert flow.returncode not in (0, None)
+    assert not processes_of(untrained)
+    assert "Traceback" not in output
+    (run,) = untrained.runs()
+    assert run.info.status == "KILLED"
+    untrained.check("dvc", "repro")  # by hand this time
+    assert untrained.hashes() == finished.hashes()
+    (run,) = untrained.runs()
+    assert run.info.status == "FINISHED"
+
+
+def test_kill_9_of_dvc_started_by_hand_takes_the_stage_along(finished: Project, untrained: Project) -> None:
+    dvc = untrained.start("dvc", "repro")
+    wait_for(lambda: checkpointed(untrained))
+    dvc.kill()
+    dvc.communicate(timeout=30)
+    wait_for(lambda: not processes_of(untrained), 15)
+    untrained.check("dvc", "repro")
+    assert untrained.hashes() == finished.hashes()
+    assert len(untrained.runs()) == 1
+
+
+def test_killed_between_the_stages_end_and_dvcs_record_is_one_run(finished: Project, untrained: Project) -> None:
+    """The stage has finished its run and removed its checkpoint; DVC, killed, never wrote that down."""
+    untrained.check("python", "-m", "aigc_tasks.train", "digits-gan")
+    assert not list((untrained.path / ".aigc/checkpoints/digits-gan").iterdir())
+    untrained.check("dvc", "repro")
+    assert untrained.hashes() == finished.hashes()
+    assert len(untrained.runs()) == 1
+
+
+def test_a_forced_training_is_a_new_run_with_the_same_bytes(done: Project) -> None:
+    before = done.hashes()
+    done.check("dvc", "repro", "--force", "--single-item", "train@digits-gan")
+    assert done.hashes() == before
+    assert len(done.runs()) == 2
+
+
+def test_cancel_in_prefects_ui_stops_the_work(untrained: Project, prefect_api: str) -> None:
+    untrained.env["PREFECT_API_URL"] = prefect_api
+    untrained.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(steps=100_000))
+    flow = untrained.start("aigc", "run", "digits-gan")
+    wait_for(lambda: checkpointed(untrained))
+    (run,) = untrained.runs()
+    flow_run = f"{prefect_api}/flow_runs/{run.data.tags['prefect.flow_run_id']}"
+    body = json.dumps({"state": {"type": "CANCELLING"}}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{flow_run}/set_state", body, {"Content-Type": "application/json"}))
+    output, _ = flow.communicate(timeout=60)
+    assert flow.returncode == 1
+    assert output.splitlines()[-1] == "error: cancelled; run again to go on from the last checkpoint"
+    assert not processes_of(untrained)
+    with urllib.request.urlopen(flow_run) as answer:
+        assert json.load(answer)["state"]["type"] == "CANCELLED"
+
+
+def test_two_flows_in_one_folder_take_turns(finished: Project, untrained: Project, prefect_api: str) -> None:
+    untrained.env["PREFECT_API_URL"] = prefect_api
+    first = untrained.start("aigc", "run", "digits-gan")
+    wait_for(lambda: find(untrained, "stage"))
+    second = untrained.run("aigc", "run", "digits-gan")
+    first.communicate(timeout=120)
+    assert first.returncode == second.returncode == 0, second.stderr
+    assert "waiting for digits-gan (process" in second.stderr + second.stdout
+    assert untrained.hashes() == finished.hashes()
+    assert len(untrained.runs()) == 1
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(finished: Project, untrained: Project) -> None:
+    """A real full file system, smaller than one checkpoint, where the checkpoints go."""
+    place = untrained.path / ".aigc/checkpoints"
+    place.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        limited = untrained.run("dvc", "repro", "train@digits-gan")
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert limited.returncode != 0
+    assert "No space left on device; free some disk space" in limited.stderr
+    assert "Traceback" not in limited.stderr
+    (run,) = untrained.runs()
+    assert run.info.status == "FAILED"
+    untrained.check("dvc", "repro")
+    assert untrained.hashes() == finished.hashes()
+    assert len(untrained.runs()) == 1

@@ -1,0 +1,131 @@
+"""FID and KID against closed forms and a second implementation; the judge; what is said of classes."""
+
+from __future__ import annotations
+
+from math import log
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+
+from aigc_tasks.clean.arrays import Split
+from aigc_tasks.evaluate import quality
+from aigc_tasks.evaluate.evaluation import recognition
+from aigc_tasks.features import Knobs
+from aigc_tasks.features.judge import Judge, learn, look
+from aigc_tasks.modalities import image
+from aigc_tasks.postprocess.sampling import proportional
+
+
+class Pixels(nn.Module):
+    """A judge whose features are the pixels themselves, 0…1."""
+
+    num_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1).float() / 255
+
+
+def noise(count: int, mean: float, spread: float, seed: int) -> np.ndarray:
+    pixels = np.random.default_rng(seed).normal(mean, spread, (count, 1, 2, 2))
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+def test_fid_of_shifted_gaussians_is_the_squared_distance_of_the_means() -> None:
+    """Equal covariances: FID = |μ₁ - μ₂|². Here four features, each 40/255 apart."""
+    first = noise(5000, 100, 10, 0)
+    assert quality.fid(Pixels(), first + 40, first) == pytest.approx(4 * (40 / 255) ** 2, rel=1e-3)  # type: ignore[arg-type]
+
+
+def test_fid_of_stretched_gaussians_is_the_squared_distance_of_the_deviations() -> None:
+    """Equal means, isotropic: FID = d·(σ₁ - σ₂)²."""
+    found = quality.fid(Pixels(), noise(40_000, 128, 30, 1), noise(40_000, 128, 10, 2))  # type: ignore[arg-type]
+    assert found == pytest.approx(4 * (20 / 255) ** 2, rel=0.03)
+
+
+def test_fid_is_that_of_a_second_implementation() -> None:
+    first, second = noise(300, 100, 30, 3), noise(200, 120, 20, 4)
+    a, b = first.reshape(-1, 4) / 255, second.reshape(-1, 4) / 255
+    root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+    assert quality.fid(Pixels(), first, second) == pytest.approx(expected, rel=1e-4)  # type: ignore[arg-type]
+
+
+def test_kid_is_the_unbiased_squared_mmd() -> None:
+    """With one subset of all images KID is the closed-form estimator with the cubic kernel."""
+    first, second = noise(60, 100, 30, 5), noise(60, 140, 20, 6)
+    a, b = first.reshape(-1, 4) / 255, second.reshape(-1, 4) / 255
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / 4 + 1) ** 3
+
+    m = len(a)
+    within = sum((kernel(x, x).sum() - np.trace(kernel(x, x))) / (m * (m - 1)) for x in (a, b))
+    expected = within - 2 * kernel(a, b).mean()
+    mean, spread = quality.kid(Pixels(), first, second, subsets=3, size=60, seed=0)  # type: ignore[arg-type]
+    assert mean == pytest.approx(expected, rel=1e-4)
+    assert spread == pytest.approx(0, abs=1e-6)
+
+
+def test_the_same_figures_every_time() -> None:
+    first, second = noise(300, 100, 30, 3), noise(200, 120, 20, 4)
+    assert len({quality.kid(Pixels(), first, second, 10, 50, seed=1) for _ in range(2)}) == 1  # type: ignore[arg-type]
+
+
+def test_entropy_is_one_for_equal_classes_and_zero_for_one() -> None:
+    assert quality.entropy(np.arange(100) % 10, 10) == pytest.approx(1)
+    assert quality.entropy(np.zeros(100, np.int64), 10) == 0
+    assert quality.entropy(np.arange(100) % 2, 4) == pytest.approx(log(2) / log(4))
+
+
+def test_classes_asked_and_seen() -> None:
+    asked, seen = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    figures = recognition(asked, seen, 3)
+    assert figures["class_accuracy"] == 0.75
+    assert figures["classes_present"] == 2
+    assert "class_accuracy" not in recognition(None, seen, 3)
+
+
+def test_the_judge_learns_and_its_features_have_mean_square_one() -> None:
+    """Two classes that differ in brightness."""
+    torch.manual_seed(0)
+    images = np.concatenate([noise(100, 60, 20, 7), noise(100, 190, 20, 8)])
+    data = Split(images, np.repeat([0, 1], 100))
+    judge = Judge((1, 2, 2), 2, width=4)
+    learn(judge, data, Knobs(steps=100), "test")
+    features, seen = look(judge, images)
+    assert (seen == data.labels).mean() > 0.95
+    assert float(features.square().mean()) == pytest.approx(1, rel=1e-4)
+
+
+def test_samples_are_asked_for_in_the_proportions_of_the_data() -> None:
+    assert np.bincount(proportional([10, 30, 60], 1000)).tolist() == [100, 300, 600]
+    assert np.bincount(proportional([127, 126, 125], 378)).tolist() == [127, 126, 125]
+    assert proportional([5], 3).tolist() == [0, 0, 0]
+
+
+def test_pixels_survive_encoding_and_decoding() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    assert (image.decode(image.encode(levels)) == levels).all()
+    encoded = image.encode(torch.from_numpy(levels))
+    assert float(encoded.min()) == -1
+    assert float(encoded.max()) == 1
+    assert image.decode(np.array([[[[-2.0, 2.0]]]])).ravel().tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_grid_shows_every_image_in_its_place(channels: int) -> None:
+    images = np.stack([np.full((channels, 4, 6), 10 * number, np.uint8) for number in range(7)])
+    grid = image.grid(images, columns=3)
+    factor = grid.width // (3 * 7 + 1)
+    assert factor > 1
+    for number in range(7):
+        row, column = divmod(number, 3)
+        pixel = grid.getpixel(((column * 7 + 3) * factor, (row * 5 + 2) * factor))
+        assert np.ravel(pixel).tolist() == [10 * number] * channels

@@ -1,0 +1,131 @@
+"""params.yaml: what is wrong is said in one line that names the file, the field and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, Project
+
+from aigc_tasks import layout, recipe
+from aigc_tasks.errors import UserError
+
+GONE = object()
+GAN, DIGITS = "recipes.digits-gan", "datasets.digits"
+WRONG = [
+    (f"{GAN}.train.stepz", 3, "unknown key; did you mean 'steps'?"),
+    (f"{GAN}.train.steps", "many", "expected a whole number, got 'many'"),
+    (f"{GAN}.train.steps", "60", "expected a whole number, got '60'"),
+    (f"{GAN}.train.steps", 1.5, "expected a whole number, got 1.5"),
+    (f"{GAN}.train.batch", 0, "must be greater than 0, got 0"),
+    (f"{GAN}.train", [1], "expected keys and values, got [1]"),
+    (f"{GAN}.model.conditional", "yes", "expected true or false, got 'yes'"),
+    (f"{GAN}.model.objective", "wgan", "must be 'relativistic' or 'bce', got 'wgan'"),
+    (f"{GAN}.trian", {}, "unknown key; did you mean 'train'?"),
+    (f"{GAN}.evaluate", GONE, "missing; add `evaluate: {}` for the defaults"),
+    (f"{GAN}.family", GONE, "missing; name one"),
+    (f"{GAN}.dataset", "digit", "there is no 'digit'; did you mean 'digits'?"),
+    (f"{GAN}.family", "gam", "there is no 'gam'; did you mean 'gan'?"),
+    (f"{GAN}.network", "resnets", "there is no 'resnets'; did you mean 'resnet'?"),
+    (f"{DIGITS}.acquire.kind", "digit", "there is no 'digit'; did you mean 'digits'?"),
+    (f"{DIGITS}.acquire.source", "x", "unknown key; known are: kind"),
+    (f"{DIGITS}.clean.val", 0.9, "must be less than 0.5, got 0.9"),
+    ("recipes", 7, "expected names with their settings, got 7"),
+]
+
+
+def put(params: Any, dotted: str, value: object) -> None:
+    """Set, or remove, what stands at ``a.b.c``."""
+    *way, last = dotted.split(".")
+    for key in way:
+        params = params[key]
+    if value is GONE:
+        del params[last]
+    else:
+        params[last] = value
+
+
+@pytest.mark.parametrize(("field", "value", "message"), WRONG)
+def test_a_wrong_setting_is_one_clear_line(here: Project, field: str, value: object, message: str) -> None:
+    here.edit(lambda params: put(params, field, value))
+    with pytest.raises(UserError) as error:
+        recipe.recipe("digits-gan")
+    assert str(error.value).startswith(f"params.yaml: {field}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_table_says_how_to_fill_it(here: Project) -> None:
+    here.edit(lambda params: put(params, "recipes", GONE))
+    with pytest.raises(UserError, match="none is in use; `aigc add NAME` takes one"):
+        recipe.recipe("digits-gan")
+
+
+def test_every_wrong_setting_is_named_at_once(here: Project) -> None:
+    here.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(stepz=3, batch="big"))
+    with pytest.raises(UserError, match="stepz") as error:
+        recipe.recipe("digits-gan")
+    assert "train.batch" in str(error.value)
+
+
+def test_a_file_that_is_not_yaml_is_named_with_its_line(here: Project) -> None:
+    Path("params.yaml").write_text("recipes:\n  a: [1\n  b: 2\n")
+    with pytest.raises(UserError, match=r"params.yaml: line \d is not YAML"):
+        recipe.names()
+
+
+def test_a_broken_recipe_does_not_stop_the_others(here: Project) -> None:
+    here.edit(lambda p: p["recipes"].update(other={"dataset": "nowhere"}))
+    assert recipe.recipe("digits-gan").name == "digits-gan"
+
+
+def test_exponents_are_numbers_for_us_and_for_dvc(here: Project) -> None:
+    """YAML 1.1 reads 2e-4 as text; what DVC tracks and what we train with must be the same number."""
+    from dvc.repo import Repo
+
+    text = Path("params.yaml").read_text().replace("steps: 60", "steps: 60\n      learning_rate: 2e-4", 2)
+    Path("params.yaml").write_text(text)
+    here.edit(lambda p: p["datasets"]["digits"].update(features={"steps": 60}))
+    assert recipe.recipe("digits-gan").train.learning_rate == 2e-4
+    (stage,) = Repo().stage.collect("train@digits-gan")
+    tracked = next(dep for dep in stage.deps if "params" in str(dep)).get_hash().value
+    assert tracked["recipes.digits-gan.train"]["learning_rate"] == 2e-4
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_ready_made_recipe_is_valid_and_named_as_its_file(path: Path) -> None:
+    assert recipe.recipe(path.stem, path).name == path.stem
+
+
+def test_adding_a_recipe_keeps_comments_and_order(here: Project) -> None:
+    before = layout.PARAMS.read_text()
+    done = here.run("aigc", "add", "mnist-mlpgan")
+    assert done.returncode == 0, done.stderr
+    after = layout.PARAMS.read_text()
+    assert recipe.names() == ["digits-gan", "mnist-mlpgan"]
+    assert [line for line in before.splitlines() if line not in after.splitlines()] == []
+    assert "# generator 100-256-512-1024-784" in after.replace("256 #", "#")
+    again = here.run("aigc", "add", "mnist-mlpgan")
+    assert again.returncode == 1
+    assert "is in use already" in again.stderr
+
+
+def test_a_recipe_of_a_dataset_that_is_in_use_keeps_the_users_dataset(here: Project) -> None:
+    here.edit(lambda p: p["recipes"].clear())
+    here.check("aigc", "add", "digits-gan")
+    assert recipe.dataset("digits").features.steps == 60
+
+
+@pytest.mark.parametrize("command", [["run", "digits-gam"], ["add", "mnist-mlpgam"]])
+def test_a_wrong_name_is_one_line_and_an_exit_code(project: Project, command: list[str]) -> None:
+    done = project.run("aigc", *command)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "did you mean" in done.stderr
+
+
+def test_outside_a_project_the_mend_is_said(tmp_path: Path, env: dict[str, str]) -> None:
+    done = Project(tmp_path, env).run("aigc", "list")
+    assert done.returncode == 1
+    assert "not in a project" in done.stderr

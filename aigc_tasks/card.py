@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aigc_tasks.errors import UserError
 
 
@@ -32,3 +34,10 @@ def read_card(folder: Path) -> Card:
     except FileNotFoundError:
         raise UserError(f"{folder}: no trained model; run `dvc repro train@{folder.name}`") from None
     return Card(**{**card, "shape": tuple(card["shape"])})
+
+
+def proportional(counts: list[int], total: int) -> np.ndarray:
+    """``total`` class numbers in the proportions of ``counts``: evenly spaced places of the sorted training labels."""
+    trained = np.repeat(np.arange(len(counts)), counts)
+    places = (np.arange(total) + 0.5) / total * len(trained)
+    return trained[places.astype(np.int64)]

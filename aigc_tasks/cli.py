@@ -75,14 +75,18 @@ def result(recipe: str) -> str:
     from aigc_tasks.card import read_card
 
     figures = quality(recipe)
+    extra = ""
+    if "classes_present" in figures:
+        extra = f"          {figures['classes_present']} of {figures['classes']} classes present"
+        extra += f", class accuracy {figures['class_accuracy']:.1%}\n" if "class_accuracy" in figures else "\n"
     run_id = tracking.find_run(tracking.open_client(), read_card(layout.model(recipe)).fingerprint)
-    accuracy = f", class accuracy {figures['class_accuracy']:.1%}" if "class_accuracy" in figures else ""
     return "\n".join(
         [
             f"quality   FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real",
-            f"          KID {figures['kid']:.2g} (real {figures['kid_floor']:.2g})",
-            f"          {figures['classes_present']:.0f} of {figures['classes']:.0f} classes present{accuracy}",
-            f"samples   {layout.report(recipe) / 'grid.png'}",
+            f"          precision {figures['precision']:.2f} (real {figures['precision_floor']:.2f}), recall"
+            f" {figures['recall']:.2f} (real {figures['recall_floor']:.2f}), {figures['memorised']:.1%} memorised",
+            f"{extra}samples   {layout.report(recipe) / 'grid.png'}",
+            f"report    {layout.report(recipe) / 'report.html'}",
             f"MLflow    run {run_id or 'not in this store'}",
             "look      aigc ui      MLflow and Prefect in the browser",
             "          dvc repro    reproduce it, by hand" + activate(),
@@ -140,13 +144,48 @@ def state(name: str, repo: Any) -> str:
 @app.command()
 def add(
     recipe: Annotated[str, typer.Argument(help="a ready-made recipe of recipes/, for example mnist-mlpgan")],
+    source: Annotated[
+        str | None, typer.Option(help="where its data set lies: a folder, an archive, an address")
+    ] = None,
 ) -> None:
     """Take a ready-made recipe from recipes/ into params.yaml; comments and order are kept."""
     with one_line_errors():
         from aigc_tasks.catalogue import take
 
-        added = take(recipe)
+        added = take(recipe, source)
         print(f"{layout.PARAMS}: added {', '.join(added)}; next: aigc run {recipe}")
+
+
+@app.command()
+def compare(recipes: Annotated[list[str], typer.Argument(help="two or more measured recipes")]) -> None:
+    """Recipes side by side: figures with their intervals, and a picture of their samples."""
+    with one_line_errors():
+        from aigc_tasks import compare as comparison
+
+        print(comparison.compare(recipes))
+
+
+@app.command()
+def tune(
+    recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")],
+    trials: Annotated[int, typer.Option(min=1, help="in all; the first is the recipe as it stands")] = 20,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(help="train.learning_rate=1e-4:1e-2 or model.width=16,32, repeatable (default: the family's)"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="of a trial's training (default: the recipe's)")] = None,
+) -> None:
+    """Search knobs for validation quality and write what is better into params.yaml; goes on where it was stopped."""
+    with one_line_errors():
+        from aigc_tasks import recipe as recipes
+        from aigc_tasks.space import space
+
+        settings = recipes.recipe(recipe)
+        searched = space(settings, knob or [])
+
+        from aigc_tasks import tune as search  # imports torch: what is wrong above is said at once
+
+        search.tune(settings, trials, searched, steps)
 
 
 @app.command()

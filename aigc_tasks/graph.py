@@ -45,8 +45,8 @@ def stages(recipe: str, dataset: str) -> dict[str, list[str]]:
         "acquire": [f"acquire@{dataset}"],
         "clean": [f"clean@{dataset}"],
         "train": [f"train@{recipe}"],
-        "postprocess": [f"postprocess@{recipe}"],
-        "evaluate": [f"features@{dataset}", f"evaluate@{recipe}"],
+        "postprocess": [f"features@{dataset}", f"postprocess@{recipe}"],
+        "evaluate": [f"evaluate@{recipe}"],
     }
 
 

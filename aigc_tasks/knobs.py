@@ -34,6 +34,9 @@ EXPECTED = {
     "bool_type": "expected true or false",
     "string_type": "expected text",
     "list_type": "expected a list",
+    "dict_type": "expected keys and values",
+    "model_type": "expected keys and values",
+    "model_attributes_type": "expected keys and values",
 }
 
 
@@ -46,14 +49,20 @@ def validated(kind: type[K], section: Any, where: str) -> K:
     try:
         return kind.model_validate(section)
     except ValidationError as error:
-        names = list(kind.model_fields)
-        raise UserError("\n".join(describe(problem, names, where) for problem in error.errors())) from None
+        schema = kind.model_json_schema()
+        raise UserError("\n".join(describe(problem, schema, where) for problem in error.errors())) from None
 
 
-def describe(problem: Any, names: list[str], where: str) -> str:
-    """One pydantic error in a beginner's words."""
-    field = ".".join([where, *map(str, problem["loc"])])
+def describe(problem: Any, schema: dict[str, Any], where: str) -> str:
+    """One pydantic error in a beginner's words; ``schema`` is the JSON schema of what was read."""
+    path, names = place(problem["loc"], schema)
+    field = ".".join([where, *path])
     sort, given = problem["type"], problem["input"]
+    if sort == "union_tag_not_found":
+        return f"{field}.{problem['ctx']['discriminator'][1:-1]}: missing; known are: {', '.join(sorted(names))}"
+    if sort == "union_tag_invalid":
+        tag = problem["ctx"]["tag"]
+        return f"{field}.{problem['ctx']['discriminator'][1:-1]}: there is no {tag!r}; {suggestion(tag, names)}"
     if sort == "extra_forbidden":
         return f"{field}: unknown key; {suggestion(str(problem['loc'][-1]), names)}"
     if sort == "missing":
@@ -62,6 +71,25 @@ def describe(problem: Any, names: list[str], where: str) -> str:
         return f"{field}: {EXPECTED[sort]}, got {given!r}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{field}: must be {message}, got {given!r}" if sort != "value_error" else f"{field}: {message}"
+
+
+def place(loc: tuple[str | int, ...], schema: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The path as it is written in YAML, and the names that are known at its end: of keys, or of a list's kinds.
+
+    Where a list holds things of several kinds, pydantic puts the kind into the path, which nobody wrote there.
+    """
+    path, names, here = [], list(schema["properties"]), schema
+    for part in loc:
+        kinds = here.get("discriminator", {}).get("mapping", {})
+        if part in kinds:
+            here = {"$ref": kinds[part]}
+        else:
+            path.append(str(part))
+            here = here.get("items", {}) if isinstance(part, int) else here.get("properties", {}).get(part, {})
+        if "$ref" in here:
+            here = schema["$defs"][here["$ref"].removeprefix("#/$defs/")]
+        names = list(here.get("properties", here.get("discriminator", {}).get("mapping", names)))
+    return path, names
 
 
 def suggestion(given: str, known: list[str]) -> str:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from aigc_tasks import families
 from aigc_tasks.card import Card, read_card
+from aigc_tasks.knobs import Knobs
 from aigc_tasks.modalities import image
+from aigc_tasks.progress import progress
 
 CHUNK = 256  # images sampled at once; part of the result, so a constant
 
@@ -25,12 +27,13 @@ def save_model(folder: Path, card: Card, network: nn.Module) -> None:
 
 
 class Sampler:
-    """A loaded model, ready to sample."""
+    """A loaded model, ready to sample with the family's ``Sampling`` knobs, by default their defaults."""
 
-    def __init__(self, folder: Path, device: torch.device | None = None) -> None:
+    def __init__(self, folder: Path, device: torch.device | None = None, sampling: Knobs | None = None) -> None:
         self.card = read_card(folder)
         self.device = device or torch.device("cpu")
         self.family = families.load(self.card.family).model_validate(self.card.model)
+        self.sampling = sampling or self.family.Sampling()
         networks = self.family.networks(self.card.network, self.card.shape, len(self.card.classes))
         self.network = networks[self.family.sampler]
         self.network.load_state_dict(load_file(folder / "model.safetensors"))
@@ -38,19 +41,84 @@ class Sampler:
 
     def sample(self, labels: np.ndarray, seed: int) -> np.ndarray:
         """uint8 N×C×H×W of the asked class numbers; the same seed and labels give the same images."""
-        return sample(self.family, self.network, labels, seed)
+        return sample(self.family, self.network, self.card.shape, labels, seed, self.sampling)
+
+    def interpolate(self, labels: np.ndarray, seed: int, frames: int) -> np.ndarray:
+        """uint8 R×F×C×H×W: for each of R class numbers the way from one image to another in F frames.
+
+        On the sphere, where Gaussian noise lies (White 2016, arXiv:1609.04468): halfway on the straight line it would
+        be too small to be noise that the model knows.
+        """
+        torch.manual_seed(seed)
+        first, second = torch.randn(2, len(labels), *self.family.noise_shape(self.card.shape))
+        turn = torch.linspace(0, torch.pi / 2, frames).reshape(-1, *[1] * first.dim())
+        noise = (turn.cos() * first + turn.sin() * second).transpose(0, 1).flatten(0, 1)
+        images = made(self.family, self.network, noise, np.repeat(labels, frames), self.sampling)
+        return images.reshape(len(labels), frames, *self.card.shape)
+
+    @torch.no_grad()
+    def reconstruct(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """What the model keeps of uint8 N×C×H×W, None if its family looks at no images."""
+        kept = self.family.reconstruct(self.network, *self.given(images, labels))
+        return None if kept is None else image.decode(kept.cpu().numpy())
+
+    @torch.no_grad()
+    def bits(self, images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray | None:
+        """Bits per dimension, N, of uint8 N×C×H×W; None if the family cannot tell."""
+        torch.manual_seed(seed)
+        found = []
+        for start in range(0, len(images), CHUNK):
+            part = slice(start, start + CHUNK)
+            bits = self.family.bits(self.network, *self.given(images[part], labels[part]))
+            if bits is None:
+                return None
+            found.append(bits.cpu().numpy())
+        return np.concatenate(found)
+
+    def given(self, images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images and labels as the network takes them."""
+        labels = labels if self.card.classes else np.zeros_like(labels)
+        pixels = image.encode(torch.from_numpy(np.array(images)).float())
+        return pixels.to(self.device), torch.from_numpy(labels).to(self.device)
+
+
+def sample(
+    family: families.Family,
+    network: nn.Module,
+    shape: tuple[int, int, int],
+    labels: np.ndarray,
+    seed: int,
+    sampling: Knobs | None = None,
+) -> np.ndarray:
+    """uint8 N×C×H×W of the asked class numbers from a network of the family; leaves torch's random state as it was."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    noise = opposite_pairs(len(labels), family.noise_shape(shape))
+    images = made(family, network, noise, labels, sampling or family.Sampling())
+    torch.set_rng_state(state)
+    return images
+
+
+def opposite_pairs(count: int, shape: tuple[int, ...]) -> Tensor:
+    """Gaussian noise ``count``×``shape`` in which every second one is the negative of the one before.
+
+    Antithetic variates (Hammersley & Morton 1956): each is as Gaussian as any, but the means of a pair's images err in
+    opposite ways, so that what is measured of a thousand samples depends less on the seed.
+    """
+    half = torch.randn(-(-count // 2), *shape)
+    return torch.stack([half, -half], 1).flatten(0, 1)[:count]
 
 
 @torch.no_grad()
-def sample(family: families.Family, network: nn.Module, labels: np.ndarray, seed: int) -> np.ndarray:
-    """uint8 N×C×H×W of the asked class numbers from a network of the family; leaves torch's random state as it was."""
+def made(family: families.Family, network: nn.Module, noise: Tensor, labels: np.ndarray, sampling: Knobs) -> np.ndarray:
+    """uint8 N×C×H×W from Gaussian noise N×…, drawn on the CPU so that every device starts from the same."""
     device = next(network.parameters()).device
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    chunks = [family.sample(network, torch.from_numpy(chunk).to(device)).cpu().numpy() for chunk in chunked(labels)]
-    torch.set_rng_state(state)
-    return image.decode(np.concatenate(chunks))
-
-
-def chunked(labels: np.ndarray) -> list[np.ndarray]:
-    return [labels[start : start + CHUNK] for start in range(0, len(labels), CHUNK)]
+    asked = torch.from_numpy(labels)
+    chunks = []
+    with progress("sample", len(labels)) as update:
+        for start in range(0, len(labels), CHUNK):
+            part = slice(start, start + CHUNK)
+            images = family.sample(network, noise[part].to(device), asked[part].to(device), sampling)
+            chunks.append(image.decode(images.cpu().numpy()))
+            update(start + len(chunks[-1]), "")
+    return np.concatenate(chunks)

@@ -44,6 +44,7 @@ class Recipe:
     network: str
     train: train.Knobs
     postprocess: postprocess.Knobs
+    sampling: Knobs
     evaluate: evaluate.Knobs
 
 
@@ -89,16 +90,32 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
     where, entry = find(path, "recipes", name, sections | {"dataset", "family", "network"})
     one_of(f"{where}.dataset", entry["dataset"], list(read(path)["datasets"]))
     family = one_of(f"{where}.family", entry["family"], list(families.FAMILIES))
+    kind = families.load(family)
+    training = entry["train"] or {}
+    if isinstance(training, dict):
+        training = {**kind.training, **training}
+    after = validated(postprocess.Knobs, entry["postprocess"], f"{where}.postprocess")
     return Recipe(
         name=name,
         dataset=dataset(entry["dataset"], path),
         family_name=family,
-        family=validated(families.load(family), entry["model"], f"{where}.model"),
-        network=one_of(f"{where}.network", entry["network"], networks.names()),
-        train=validated(train.Knobs, entry["train"], f"{where}.train"),
-        postprocess=validated(postprocess.Knobs, entry["postprocess"], f"{where}.postprocess"),
+        family=validated(kind, entry["model"], f"{where}.model"),
+        network=network_for(kind, entry["network"], family, f"{where}.network"),
+        train=validated(train.Knobs, training, f"{where}.train"),
+        postprocess=after,
+        sampling=validated(kind.Sampling, after.sampling, f"{where}.postprocess.sampling"),
         evaluate=validated(evaluate.Knobs, entry["evaluate"], f"{where}.evaluate"),
     )
+
+
+def network_for(kind: type[families.Family], given: object, family: str, field: str) -> str:
+    """The network's name, if its file offers what the family is built from; raises ``UserError``."""
+    name = one_of(field, given, networks.names())
+    fitting = networks.names(kind.roles)
+    if name not in fitting:
+        mend = f"use {' or '.join(fitting)}"
+        raise UserError(f"{field}: {name!r} has no {' or no '.join(kind.roles)}, which {family} is built from; {mend}")
+    return name
 
 
 def find(path: Path, table: str, name: str, keys: set[str]) -> tuple[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ from aigc_tasks.tracking import FLOW_RUN
 
 GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
+DETAILS = ("_low", "_high", "_std")  # of figures, left to the report
 WATCH = 3.0  # seconds between two looks whether someone cancelled the run
 
 
@@ -209,7 +210,7 @@ def publish(recipe: str, changed: bool) -> None:
     """The result as an artifact in Prefect's UI: the figures as a table, and the sample grid."""
     figures = json.loads((layout.report(recipe) / "quality.json").read_text())
     picture = base64.b64encode((layout.report(recipe) / "grid.png").read_bytes()).decode()
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items())
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items() if not name.endswith(DETAILS))
     create_markdown_artifact(
         key=f"{recipe.replace('_', '-')}-quality",
         markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples](data:image/png;base64,{picture})",

@@ -69,10 +69,29 @@ class Project:
 
 
 def quicken(params: Any) -> None:
-    """Few steps, many checkpoints."""
+    """One recipe, few steps, many checkpoints."""
     params["datasets"]["digits"]["features"] = {"steps": 60}
-    params["recipes"]["digits-gan"]["train"] = {"steps": 60, "checkpoint_every": 20, "picture_every": 30}
-    params["recipes"]["digits-gan"]["postprocess"] = {"count": 200}
+    for name in set(params["recipes"]) - {"digits-gan"}:
+        del params["recipes"][name]
+    shorten(params["recipes"]["digits-gan"])
+
+
+def shorten(recipe: Any) -> None:
+    recipe["train"] = {"steps": 60, "checkpoint_every": 20, "picture_every": 30}
+    recipe["postprocess"] = {"count": 200}
+
+
+FAMILIES = ("diffusion", "gan", "vae")
+
+
+def with_every_family(project: Project) -> Project:
+    """The project with a shortened recipe of every family on the digits."""
+    yaml = YAML()
+    for family in FAMILIES:
+        entry = yaml.load((ROOT / f"recipes/digits-{family}.yaml").read_text())["recipes"][f"digits-{family}"]
+        shorten(entry)
+        project.edit(lambda p, family=family, entry=entry: p["recipes"].update({f"digits-{family}": entry}))
+    return project
 
 
 @pytest.fixture(scope="session")

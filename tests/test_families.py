@@ -1,15 +1,32 @@
-"""GAN objectives and networks against values known in closed form."""
+"""GAN objectives and networks against values known in closed form; what every family's model does."""
 
 from __future__ import annotations
 
 from math import log
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_tasks.families.gan import Gan, gradient_penalties
-from aigc_tasks.networks import mlp, resnet
+from aigc_tasks import model
+from aigc_tasks.card import Card
+from aigc_tasks.errors import UserError
+from aigc_tasks.families import Family
+from aigc_tasks.families.diffusion import Diffusion
+from aigc_tasks.families.gan import Gan, augmented, gradient_penalties
+from aigc_tasks.families.vae import Vae
+from aigc_tasks.knobs import Knobs
+
+Kind = Literal["colour", "translation", "cutout"]
+KINDS: list[Kind] = ["colour", "translation", "cutout"]
+FAMILIES: dict[str, tuple[Family, str]] = {
+    "gan": (Gan(width=4), "resnet"),
+    "vae": (Vae(width=4, latent=4), "resnet"),
+    "diffusion": (Diffusion(width=4), "unet"),
+}
 
 
 class Plane(nn.Module):
@@ -65,7 +82,7 @@ def test_penalties_are_the_squared_slope() -> None:
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0])
     both = torch.randn(6, 1, 2, 2, requires_grad=True)
     r1, r2 = gradient_penalties(Plane(weights)(both, torch.zeros(6)), both)
-    assert float(r1) == float(r2) == pytest.approx(float(weights.square().sum()))
+    assert r1.item() == r2.item() == pytest.approx(float(weights.square().sum()))
     found = losses(Gan(penalty=0.3), [0.25] * 4, 1.0, -1.0)["discriminator"]
     bare = losses(Gan(penalty=0.0), [0.25] * 4, 1.0, -1.0)["discriminator"]
     assert found[0] - bare[0] == pytest.approx(0.3 / 2 * (0.25 + 0.25), rel=1e-5)
@@ -84,19 +101,6 @@ def test_the_textbook_gan_has_the_textbooks_layers() -> None:
     }
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 5, 7), (1, 12, 20)])
-@pytest.mark.parametrize("classes", [0, 10])
-@pytest.mark.parametrize("architecture", [mlp, resnet])
-def test_networks_take_any_shape(architecture: object, shape: tuple[int, int, int], classes: int) -> None:
-    generator = architecture.Generator(shape, classes, latent=6, width=4)  # type: ignore[attr-defined]
-    discriminator = architecture.Discriminator(shape, classes, width=4)  # type: ignore[attr-defined]
-    labels = torch.arange(3) % max(classes, 1)
-    images = generator(torch.randn(3, 6), labels)
-    assert images.shape == (3, *shape)
-    assert images.abs().max() <= 1
-    assert discriminator(images, labels).shape == (3,)
-
-
 @pytest.mark.parametrize("architecture", ["mlp", "resnet"])
 def test_labels_matter_when_conditional_and_only_then(architecture: str) -> None:
     for conditional in (True, False):
@@ -109,3 +113,131 @@ def test_labels_matter_when_conditional_and_only_then(architecture: str) -> None
         assert (not torch.equal(generated[0], generated[1])) == conditional
         judged = [networks["discriminator"](images, labels), networks["discriminator"](images, labels.flip(0))]
         assert (not torch.equal(*judged)) == conditional
+
+
+def test_an_mlp_refuses_attention() -> None:
+    with pytest.raises(UserError, match=r"model.attention: .* set `network: resnet`"):
+        Gan(attention=True).networks("mlp", (1, 8, 8), 0)
+    assert Gan(attention=True, width=4).networks("resnet", (1, 8, 8), 0)
+
+
+@pytest.mark.parametrize("kinds", [[], *[[kind] for kind in KINDS], KINDS])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 20), (3, 5, 7)])
+def test_augmentation_keeps_the_shape_and_lets_gradients_through(
+    kinds: list[Kind], shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(0)
+    images = (torch.rand(16, *shape) * 2 - 1).requires_grad_()
+    seen = augmented(images, kinds)
+    assert seen.shape == images.shape
+    still = kinds == [] or (kinds == ["translation"] and max(shape[1:]) < 8)  # an eighth of 7 pixels is none
+    assert torch.equal(seen, images) == still
+    (slopes,) = torch.autograd.grad(seen.square().sum(), images)
+    assert slopes.isfinite().all()
+    assert slopes.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_image_is_augmented_in_its_own_way(kind: Kind) -> None:
+    torch.manual_seed(0)
+    seen = augmented((torch.rand(1, 3, 16, 16) * 2 - 1).expand(12, -1, -1, -1), [kind])
+    assert len({image.numpy().tobytes() for image in seen}) > 6
+
+
+def test_translation_moves_by_at_most_an_eighth_and_brings_in_black() -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(500, 2, 16, 24)
+    images[:, :, 8, 12] = 1
+    seen = augmented(images, ["translation"])
+    found = (seen == 1).nonzero()
+    assert len(found) == 500 * 2
+    assert set((found[:, 2] - 8).tolist()) == {-2, -1, 0, 1, 2}
+    assert set((found[:, 3] - 12).tolist()) == {-3, -2, -1, 0, 1, 2, 3}
+    for image in seen[:20]:
+        row, column = (image[0] == 1).nonzero()[0].tolist()
+        expected = torch.full((2, 16, 24), -1.0)
+        down, right = row - 8, column - 12
+        expected[:, max(down, 0) : 16 + down, max(right, 0) : 24 + right] = 0
+        expected[:, row, column] = 1
+        assert torch.equal(image, expected)
+
+
+def test_cutout_leaves_a_grey_hole_of_up_to_half_the_side() -> None:
+    torch.manual_seed(0)
+    holes = augmented(torch.ones(300, 3, 16, 24), ["cutout"]) == 0
+    assert (holes == holes[:, :1]).all()
+    heights, widths = holes[:, 0].any(2).sum(1), holes[:, 0].any(1).sum(1)
+    assert torch.equal(holes[:, 0].sum((1, 2)), heights * widths)
+    assert (int(heights.min()), int(heights.max())) >= (4, 8)
+    assert int(heights.max()) <= 8
+    assert int(widths.max()) == 12
+    assert int(widths.min()) >= 5
+
+
+def test_colour_changes_light_and_contrast_but_no_places() -> None:
+    """An image is only shifted and stretched, where it has no colours to change."""
+    torch.manual_seed(0)
+    images = torch.rand(50, 1, 8, 8) * 2 - 1
+    for before, after in zip(images, augmented(images, ["colour"]), strict=True):
+        both = torch.stack([before.flatten(), after.flatten()])
+        assert float(torch.corrcoef(both)[0, 1]) == pytest.approx(1, abs=1e-4)
+        assert 0.5 <= float(after.std() / before.std()) <= 1.5
+        assert abs(float(after.mean() - before.mean())) <= 0.5
+
+
+def test_opposite_pairs_are_opposite_and_gaussian() -> None:
+    torch.manual_seed(0)
+    noise = model.opposite_pairs(20_001, (2, 3))
+    assert noise.shape == (20_001, 2, 3)
+    assert torch.equal(noise[0:-1:2], -noise[1::2])
+    assert float(noise[:-1].mean()) == pytest.approx(0, abs=1e-6)
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+    assert float(noise.pow(4).mean()) == pytest.approx(3, abs=0.1)
+    assert float(torch.corrcoef(noise[::2].flatten(1).T).fill_diagonal_(0).abs().max()) < 0.05
+
+
+def sampler(which: str, folder: Path, sampling: Knobs | None = None) -> model.Sampler:
+    """An untrained model whose images depend strongly on the noise."""
+    family, architecture = FAMILIES[which]
+    torch.manual_seed(0)
+    network = family.networks(architecture, (1, 8, 8), 3)[family.sampler]
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    knobs = family.model_dump(mode="json")
+    model.save_model(folder, Card("r", "d", which, architecture, knobs, (1, 8, 8), list("abc"), [1] * 3, "f"), network)
+    return model.Sampler(folder, sampling=sampling)
+
+
+def sampling(which: str, **knobs: Any) -> Knobs:
+    return FAMILIES[which][0].Sampling(**knobs)
+
+
+@pytest.mark.parametrize("which", FAMILIES)
+def test_the_same_seed_gives_the_same_images(which: str, tmp_path: Path) -> None:
+    drawing, labels = sampler(which, tmp_path), np.arange(7) % 3
+    images = drawing.sample(labels, seed=5)
+    torch.randn(3)
+    assert np.array_equal(images, drawing.sample(labels, seed=5))
+    assert not np.array_equal(images, drawing.sample(labels, seed=6))
+
+
+@pytest.mark.parametrize("which", FAMILIES)
+def test_the_way_between_two_images_begins_and_ends_with_them(which: str, tmp_path: Path) -> None:
+    drawing, labels = sampler(which, tmp_path), np.array([0, 2, 1])
+    way = drawing.interpolate(labels, seed=1, frames=9)
+    assert way.shape == (3, 9, 1, 8, 8)
+    ends = torch.randn(2, 3, *drawing.family.noise_shape((1, 8, 8)), generator=torch.Generator().manual_seed(1))
+    for place, noise in zip((0, -1), ends, strict=True):
+        images = model.made(drawing.family, drawing.network, noise, labels, drawing.sampling)
+        assert np.abs(way[:, place].astype(int) - images).max() <= 1
+    pixels = way.astype(float)
+    steps = np.abs(np.diff(pixels, axis=1)).mean((2, 3, 4))
+    assert (steps.max(1) < np.abs(pixels[:, 0] - pixels[:, -1]).mean((1, 2, 3))).all()
+
+
+def test_the_way_with_churn_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    drawing = sampler("diffusion", tmp_path, sampling("diffusion", evaluations=5, churn=0.5))
+    first = drawing.interpolate(np.array([0, 1]), seed=1, frames=3)
+    torch.randn(7)
+    assert np.array_equal(first, drawing.interpolate(np.array([0, 1]), seed=1, frames=3))

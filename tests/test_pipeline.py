@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Project
+from conftest import Project
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ print(aigc_tasks.__file__)
 def test_dvcs_own_commands_know_the_results(finished: Project) -> None:
     metrics = json.loads(finished.check("dvc", "metrics", "show", "--json"))
     figures = metrics[""]["data"]["reports/digits-gan/quality.json"]["data"]
-    assert figures["fid_ratio"] == pytest.approx(figures["fid"] / figures["fid_floor"])
+    assert figures["fid_ratio"] == pytest.approx(figures["fid"] / figures["fid_floor"], rel=1e-4)
     finished.check("dvc", "plots", "show", "--out", "plots.out")
     page = (finished.path / "plots.out/index.html").read_text()
     assert "grid.png" in page
@@ -183,7 +183,7 @@ finally:
         knobs = {
             f"{package}/__init__" for package in ("acquire", "clean", "features", "train", "postprocess", "evaluate")
         }
-        readers = {"acquire/": ("acquire", "clean"), "families/": ("train", "postprocess")}
+        readers = {"acquire/": ("acquire", "clean"), "families/": ("train", "postprocess", "evaluate")}
         settings = {m for m in used for kind, by in readers.items() if m.startswith(kind) and stage not in by}
         missing = {
             module
@@ -293,15 +293,3 @@ def test_a_model_without_labels_is_measured_without_them(done: Project) -> None:
     assert sorted((done.path / "data/samples/digits-gan/png").iterdir())[7].name == "00007.png"
     grid = Image.open(done.path / "reports/digits-gan/grid.png")
     assert grid.width == grid.height
-
-
-def test_the_recipe_as_it_stands_draws_digits_of_the_asked_class(project: Project) -> None:
-    """Not the quickened one: what `make demo` trains. The bounds leave room for another CPU's rounding."""
-    shutil.copy(ROOT / "params.yaml", project.path / "params.yaml")
-    project.edit(lambda p: [p["recipes"].pop(name) for name in list(p["recipes"]) if name != "digits-gan"])
-    project.check("dvc", "repro", "evaluate@digits-gan")
-    figures = json.loads((project.path / "reports/digits-gan/quality.json").read_text())
-    assert figures["fid_ratio"] < 2.2
-    assert figures["class_accuracy"] > 0.97
-    assert figures["classes_present"] == 10
-    assert figures["class_entropy"] > 0.99

@@ -8,28 +8,19 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from aigc_tasks.card import proportional
 from aigc_tasks.clean.arrays import Split
-from aigc_tasks.evaluate import quality
-from aigc_tasks.evaluate.evaluation import recognition
+from aigc_tasks.evaluate import figures, quality
 from aigc_tasks.features import Knobs
 from aigc_tasks.features.judge import Judge, learn, look
+from aigc_tasks.features.trunks import Convolutional
 from aigc_tasks.modalities import image
-from aigc_tasks.postprocess.sampling import proportional
 
 
-class Pixels(nn.Module):
-    """A judge whose features are the pixels themselves, 0…1."""
-
-    num_features = 4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(()))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1).float() / 255
+def normal(count: int, mean: float, spread: float, seed: int) -> Tensor:
+    return mean + spread * torch.randn((count, 4), generator=torch.Generator().manual_seed(seed))
 
 
 def noise(count: int, mean: float, spread: float, seed: int) -> np.ndarray:
@@ -38,29 +29,29 @@ def noise(count: int, mean: float, spread: float, seed: int) -> np.ndarray:
 
 
 def test_fid_of_shifted_gaussians_is_the_squared_distance_of_the_means() -> None:
-    """Equal covariances: FID = |μ₁ - μ₂|². Here four features, each 40/255 apart."""
-    first = noise(5000, 100, 10, 0)
-    assert quality.fid(Pixels(), first + 40, first) == pytest.approx(4 * (40 / 255) ** 2, rel=1e-3)  # type: ignore[arg-type]
+    """Equal covariances: FID = |μ₁ - μ₂|². Here four features, each 0.2 apart."""
+    first = normal(5000, 0.4, 0.04, 0)
+    assert quality.fid(first + 0.2, first) == pytest.approx(4 * 0.2**2, rel=1e-3)
 
 
 def test_fid_of_stretched_gaussians_is_the_squared_distance_of_the_deviations() -> None:
     """Equal means, isotropic: FID = d·(σ₁ - σ₂)²."""
-    found = quality.fid(Pixels(), noise(40_000, 128, 30, 1), noise(40_000, 128, 10, 2))  # type: ignore[arg-type]
-    assert found == pytest.approx(4 * (20 / 255) ** 2, rel=0.03)
+    found = quality.fid(normal(40_000, 0.5, 0.12, 1), normal(40_000, 0.5, 0.04, 2))
+    assert found == pytest.approx(4 * 0.08**2, rel=0.03)
 
 
 def test_fid_is_that_of_a_second_implementation() -> None:
-    first, second = noise(300, 100, 30, 3), noise(200, 120, 20, 4)
-    a, b = first.reshape(-1, 4) / 255, second.reshape(-1, 4) / 255
+    first, second = normal(300, 0.4, 0.12, 3), normal(200, 0.5, 0.08, 4)
+    a, b = first.numpy(), second.numpy()
     root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
-    assert quality.fid(Pixels(), first, second) == pytest.approx(expected, rel=1e-4)  # type: ignore[arg-type]
+    assert quality.fid(first, second) == pytest.approx(expected, rel=1e-4)
 
 
 def test_kid_is_the_unbiased_squared_mmd() -> None:
-    """With one subset of all images KID is the closed-form estimator with the cubic kernel."""
-    first, second = noise(60, 100, 30, 5), noise(60, 140, 20, 6)
-    a, b = first.reshape(-1, 4) / 255, second.reshape(-1, 4) / 255
+    """With one subset of all samples KID is the closed-form estimator with the cubic kernel."""
+    first, second = normal(60, 0.4, 0.12, 5), normal(60, 0.6, 0.08, 6)
+    a, b = first.double().numpy(), second.double().numpy()
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (x @ y.T / 4 + 1) ** 3
@@ -68,14 +59,14 @@ def test_kid_is_the_unbiased_squared_mmd() -> None:
     m = len(a)
     within = sum((kernel(x, x).sum() - np.trace(kernel(x, x))) / (m * (m - 1)) for x in (a, b))
     expected = within - 2 * kernel(a, b).mean()
-    mean, spread = quality.kid(Pixels(), first, second, subsets=3, size=60, seed=0)  # type: ignore[arg-type]
+    mean, spread = quality.kid(first, second, subsets=3, size=60, seed=0)
     assert mean == pytest.approx(expected, rel=1e-4)
     assert spread == pytest.approx(0, abs=1e-6)
 
 
 def test_the_same_figures_every_time() -> None:
-    first, second = noise(300, 100, 30, 3), noise(200, 120, 20, 4)
-    assert len({quality.kid(Pixels(), first, second, 10, 50, seed=1) for _ in range(2)}) == 1  # type: ignore[arg-type]
+    first, second = normal(300, 0.4, 0.12, 3), normal(200, 0.5, 0.08, 4)
+    assert len({quality.kid(first, second, 10, 50, seed=1) for _ in range(2)}) == 1
 
 
 def test_entropy_is_one_for_equal_classes_and_zero_for_one() -> None:
@@ -86,10 +77,11 @@ def test_entropy_is_one_for_equal_classes_and_zero_for_one() -> None:
 
 def test_classes_asked_and_seen() -> None:
     asked, seen = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
-    figures = recognition(asked, seen, 3)
-    assert figures["class_accuracy"] == 0.75
-    assert figures["classes_present"] == 2
-    assert "class_accuracy" not in recognition(None, seen, 3)
+    found = figures.classes(asked, seen, 3, seed=0)
+    assert found["class_accuracy"] == 0.75
+    assert found["classes_present"] == 2
+    assert found["class_accuracy_low"] <= 0.75 <= found["class_accuracy_high"]
+    assert "class_accuracy" not in figures.classes(None, seen, 3, seed=0)
 
 
 def test_the_judge_learns_and_its_features_have_mean_square_one() -> None:
@@ -97,8 +89,8 @@ def test_the_judge_learns_and_its_features_have_mean_square_one() -> None:
     torch.manual_seed(0)
     images = np.concatenate([noise(100, 60, 20, 7), noise(100, 190, 20, 8)])
     data = Split(images, np.repeat([0, 1], 100))
-    judge = Judge((1, 2, 2), 2, width=4)
-    learn(judge, data, Knobs(steps=100), "test")
+    judge = Judge(Convolutional((1, 2, 2), width=4), 2)
+    learn(judge, "classifier", data, Knobs(steps=100), "test")
     features, seen = look(judge, images)
     assert (seen == data.labels).mean() > 0.95
     assert float(features.square().mean()) == pytest.approx(1, rel=1e-4)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Project
+from ruamel.yaml import YAML
 
 from aigc_tasks import layout, recipe
 from aigc_tasks.errors import UserError
@@ -93,8 +94,14 @@ def test_exponents_are_numbers_for_us_and_for_dvc(here: Project) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_ready_made_recipe_is_valid_and_named_as_its_file(path: Path) -> None:
-    assert recipe.recipe(path.stem, path).name == path.stem
+def test_every_ready_made_recipe_is_valid_and_named_as_its_file(path: Path, here: Project) -> None:
+    """Those of a folder with the source that the user names."""
+    here.edit(lambda p: p.update(recipes={}))
+    offer = YAML(typ="safe").load(path.read_text())
+    folders = [entry for entry in offer["datasets"].values() if entry["acquire"]["kind"] == "folder"]
+    here.check("aigc", "add", path.stem, *(["--source", "photographs"] if folders else []))
+    assert recipe.names() == [path.stem]
+    assert recipe.recipe(path.stem).family_name in path.stem
 
 
 def test_adding_a_recipe_keeps_comments_and_order(here: Project) -> None:
@@ -111,7 +118,7 @@ def test_adding_a_recipe_keeps_comments_and_order(here: Project) -> None:
 
 
 def test_a_recipe_of_a_dataset_that_is_in_use_keeps_the_users_dataset(here: Project) -> None:
-    here.edit(lambda p: p["recipes"].clear())
+    here.edit(lambda p: p.update(recipes={}))
     here.check("aigc", "add", "digits-gan")
     assert recipe.dataset("digits").features.steps == 60
 

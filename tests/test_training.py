@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aigc_tasks import compute, model
 from aigc_tasks.card import Card
 from aigc_tasks.clean.arrays import Split
 from aigc_tasks.errors import UserError
+from aigc_tasks.families import Family, Objective
+from aigc_tasks.families.diffusion import Diffusion
 from aigc_tasks.families.gan import Gan
-from aigc_tasks.train import Knobs, checkpoint, loop
+from aigc_tasks.families.vae import Vae
+from aigc_tasks.train import Affine, Augmentation, Colour, Flip, Knobs, checkpoint, loop
+from aigc_tasks.train.augmentation import augmented, transform
 
 SHAPE = (1, 8, 8)
-FAMILIES = {
+FAMILIES: dict[str, tuple[Family, str]] = {
     "resnet": (Gan(width=4), "resnet"),
     "mlp": (Gan(width=8, objective="bce"), "mlp"),
+    "vae": (Vae(width=4, latent=4), "resnet"),
+    "diffusion": (Diffusion(width=4), "unet"),
 }
 KNOBS = Knobs(steps=24, batch=8, checkpoint_every=4, log_every=4, picture_every=8, learning_rate=1e-3)
 
@@ -93,13 +102,14 @@ def test_stopped_and_resumed_is_bit_identical_to_undisturbed(
     assert (tmp_path / "undisturbed").read_bytes() == (tmp_path / "stopped").read_bytes()
 
 
+@pytest.mark.parametrize("which", FAMILIES)
 def test_a_damaged_checkpoint_is_said_and_training_begins_again(
-    data: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    which: str, data: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "checkpoint"
-    undisturbed = train("mlp", data, tmp_path / "whole")
+    undisturbed = train(which, data, tmp_path / "whole")
     path.write_bytes((tmp_path / "whole").read_bytes()[:1000])
-    assert same(undisturbed, train("mlp", data, path))
+    assert same(undisturbed, train(which, data, path))
     assert "cannot be read" in capsys.readouterr().out
 
 
@@ -131,23 +141,39 @@ def test_the_learning_rate_falls_in_a_line() -> None:
     assert [loop.learning_rate(knobs, step) for step in (0, 50, 100)] == [1.0, 0.75, 0.5]
 
 
-def test_the_model_is_the_moving_average_of_the_weights(data: Split, tmp_path: Path) -> None:
-    """With decay d, θ̄ₙ = d·θ̄ₙ₋₁ + (1-d)·θₙ, starting at θ̄₁ = θ₁."""
+def test_the_learning_rate_rises_and_falls_on_a_half_cosine() -> None:
+    knobs = Knobs(steps=110, warmup=10, learning_rate=1.0, final_learning_rate=0.2, schedule="cosine")
+    assert [loop.learning_rate(knobs, step) for step in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    for step in (10, 35, 60, 85, 110):
+        share = (1 - math.cos(math.pi * (step - 10) / 100)) / 2
+        assert loop.learning_rate(knobs, step) == pytest.approx(1 - 0.8 * share)
+    assert loop.learning_rate(knobs, 60) == pytest.approx(0.6)
+    straight = knobs.model_copy(update={"schedule": "linear"})
+    assert [loop.learning_rate(straight, step) for step in (9, 10, 35, 110)] == pytest.approx([1, 1, 0.8, 0.2])
+
+
+def test_the_model_is_the_moving_average_of_the_weights(data: Split) -> None:
+    """θ̄ₙ = d·θ̄ₙ₋₁ + (1-d)·θₙ, where d is 0 at first and then rises, at step n to (1+n)/(10+n) or what is asked for."""
     family, architecture = FAMILIES["mlp"]
-    knobs = KNOBS.model_copy(update={"ema": 0.9})
+    knobs = KNOBS.model_copy(update={"ema": 0.3})
     training = loop.begin(family, family.networks(architecture, SHAPE, 10), knobs)
     expected: dict[str, torch.Tensor] = {}
     images, labels = torch.randn(8, *SHAPE), torch.zeros(8, dtype=torch.int64)
-    for _ in range(5):
+    for decay in (0, 2 / 11, 3 / 12, 0.3, 0.3, 0.3):
+        assert loop.decay(knobs, training.step) == pytest.approx(decay, abs=0.008)
+        decay = loop.decay(knobs, training.step)
         loop.step(training, family, knobs, images, labels)
         training.step += 1
         for name, value in training.networks["generator"].state_dict().items():
-            expected[name] = value.clone() if name not in expected else 0.9 * expected[name] + 0.1 * value
-    for name, value in training.ema.module.state_dict().items():
+            expected[name] = decay * expected.get(name, value) + (1 - decay) * value
+    for name, value in training.ema.state_dict().items():
         torch.testing.assert_close(value, expected[name])
 
 
-def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(data: Split, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", [float("nan"), 1e12])
+def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(
+    harm: float, data: Split, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
         train("mlp", data, path, stop_after=8)
@@ -156,23 +182,141 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(data:
     loop.resume(training, path)
     before = path.read_bytes()
     with torch.no_grad():
-        next(training.networks["generator"].parameters()).fill_(float("nan"))
-    with pytest.raises(UserError, match=r"diverged: .* at step 12; lower `learning_rate`"):
+        list(training.networks["discriminator"].parameters())[-1].fill_(harm)
+    with pytest.raises(UserError, match=r"diverged: discriminator is .* at step 12; lower `learning_rate`") as error:
         loop.run(training, family, KNOBS, data, path, Watcher(), lambda done, note: None)
+    assert "\n" not in str(error.value)
     assert path.read_bytes() == before
+
+
+class Line(Family):
+    """Linear regression of the labels: an objective without chance in it."""
+
+    sampler: ClassVar[str] = "line"
+    roles: ClassVar[tuple[str, ...]] = ()
+    conditional: bool = True
+
+    def networks(self, architecture: str, shape: tuple[int, int, int], classes: int) -> dict[str, nn.Module]:
+        torch.manual_seed(0)
+        return {"line": nn.Linear(math.prod(shape), 1)}
+
+    def objectives(self, networks: dict[str, nn.Module], images: Tensor, labels: Tensor) -> Iterator[Objective]:
+        loss = (networks["line"](images.flatten(1))[:, 0] - labels).square().mean()
+        yield Objective("line", loss, {"error": loss.detach()})
+
+    def noise_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        return shape
+
+    def sample(self, network: nn.Module, noise: Tensor, labels: Tensor, sampling: Any) -> Tensor:
+        return noise
+
+
+def one_step(**knobs: Any) -> tuple[Tensor, float]:
+    """The gradient of the line's weights after one step, and the plotted error."""
+    settings = Knobs(steps=10, batch=12, **knobs)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(12, *SHAPE, generator=generator), torch.arange(12)
+    training = loop.begin(Line(), Line().networks("", SHAPE, 0), settings)
+    curves = loop.step(training, Line(), settings, images, labels)
+    return torch.cat([weights.grad.flatten() for weights in training.networks["line"].parameters()]), float(  # type: ignore[union-attr]
+        curves["error"]
+    )
+
+
+@pytest.mark.parametrize("parts", [2, 3, 12])
+def test_a_batch_taken_in_parts_has_the_same_gradient(parts: int) -> None:
+    whole, error = one_step()
+    found, same_error = one_step(accumulate=parts)
+    torch.testing.assert_close(found, whole)
+    assert same_error == pytest.approx(error)
+
+
+def test_a_batch_is_not_taken_in_unequal_parts() -> None:
+    with pytest.raises(ValueError, match=r"32 .*cannot be taken in 3 equal parts"):
+        Knobs(accumulate=3)
+
+
+def test_clipping_limits_the_norm_and_keeps_the_direction() -> None:
+    free, _ = one_step()
+    assert float(free.norm()) > 1
+    clipped, _ = one_step(clip=0.5)
+    assert float(clipped.norm()) == pytest.approx(0.5, rel=1e-3)
+    torch.testing.assert_close(clipped / clipped.norm(), free / free.norm())
+    torch.testing.assert_close(one_step(clip=1e6)[0], free)
+
+
+CHANGES: list[list[Augmentation]] = [
+    [Flip(do="flip")],
+    [Affine(do="affine", degrees=20, translate=0.2, scale=0.2)],
+    [Colour(do="colour", brightness=0.5, contrast=0.5, saturation=0.5, hue=0.2)],
+    [Flip(do="flip"), Affine(do="affine"), Colour(do="colour")],
+]
+
+
+@pytest.mark.parametrize("steps", CHANGES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 20)])
+@pytest.mark.parametrize("count", [1, 5, 32])
+def test_augmentation_changes_images_by_the_seed_alone(
+    steps: list[Augmentation], shape: tuple[int, int, int], count: int
+) -> None:
+    images = torch.randint(0, 256, (count, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    kept = images.clone()
+
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return augmented(images, transform(steps))
+
+    found = drawn(1)
+    assert (found.shape, found.dtype) == (images.shape, torch.uint8)
+    assert torch.equal(found, drawn(1))
+    assert any(not torch.equal(drawn(seed), images) for seed in range(20))
+    assert torch.equal(images, kept)
+    assert augmented(images, transform([])) is images
+
+
+def test_augmented_training_resumes_bit_identically(data: Split, tmp_path: Path) -> None:
+    knobs = KNOBS.model_copy(update={"augment": CHANGES[3]})
+    undisturbed = train("mlp", data, tmp_path / "undisturbed", knobs)
+    with pytest.raises(KeyboardInterrupt):
+        train("mlp", data, tmp_path / "stopped", knobs, stop_after=7)
+    torch.randn(100)
+    assert same(undisturbed, train("mlp", data, tmp_path / "stopped", knobs))
+    assert (tmp_path / "undisturbed").read_bytes() == (tmp_path / "stopped").read_bytes()
+    assert not same(undisturbed, train("mlp", data, tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("which", FAMILIES)
+def test_bfloat16_trains_and_keeps_the_weights_in_float32(which: str, data: Split, tmp_path: Path) -> None:
+    training = train(which, data, tmp_path / "narrow", KNOBS.model_copy(update={"precision": "bfloat16"}))
+    wide = train(which, data, tmp_path / "wide")
+    assert all(value.isfinite().all() for value in weights(training).values())
+    assert {value.dtype for value in weights(training).values()} == {torch.float32}
+    assert not same(training, wide)
+    for name, value in wide.history[0].items():
+        assert training.history[0][name] == pytest.approx(value, rel=0.1, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler; there is no g++ here")
+def test_a_compiled_training_is_about_the_same(data: Split, tmp_path: Path) -> None:
+    compiled = train("mlp", data, tmp_path / "compiled", KNOBS.model_copy(update={"compile": True}))
+    plain = train("mlp", data, tmp_path / "plain")
+    for name, value in plain.history[-1].items():
+        assert compiled.history[-1][name] == pytest.approx(value, rel=0.01, abs=0.01)
+    assert weights(compiled).keys() == weights(plain).keys()
 
 
 def test_a_model_survives_the_disk(data: Split, tmp_path: Path) -> None:
     training = train("resnet", data, tmp_path / "checkpoint")
     family = FAMILIES["resnet"][0]
     card = Card("r", "d", "gan", "resnet", family.model_dump(), SHAPE, list("0123456789"), [4] * 10, "f")
-    model.save_model(tmp_path, card, training.ema.module)
+    model.save_model(tmp_path, card, training.ema)
     labels = np.arange(300) % 10
     loaded = model.Sampler(tmp_path)
     assert loaded.card == card
     images = loaded.sample(labels, seed=5)
     assert images.dtype == np.uint8
-    assert (images == model.sample(family, training.ema.module, labels, seed=5)).all()
+    assert (images == model.sample(family, training.ema, SHAPE, labels, seed=5)).all()
     assert (images != loaded.sample(labels, seed=6)).any()
 
 
@@ -180,7 +324,7 @@ def test_sampling_leaves_the_random_state_alone(data: Split, tmp_path: Path) -> 
     training = train("resnet", data, tmp_path / "checkpoint")
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    model.sample(FAMILIES["resnet"][0], training.ema.module, np.zeros(3, np.int64), 0)
+    model.sample(FAMILIES["resnet"][0], training.ema, SHAPE, np.zeros(3, np.int64), 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 

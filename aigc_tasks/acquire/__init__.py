@@ -19,13 +19,14 @@ from aigc_tasks.knobs import Knobs
 
 
 class Sample(NamedTuple):
-    """One raw sample: a grey or colour picture as uint8 C×H×W, and what its source says of it."""
+    """One raw sample: a grey or colour picture as uint8 1×H×W or 3×H×W, and what its source says of it."""
 
     id: str
     source: str  # the file it came from, relative to the raw folder
     label: str | None
-    split: str | None  # "train" or "test" where the source has such a division of its own
-    image: np.ndarray
+    split: str | None  # "train", "val" or "test" where the source has such a division of its own
+    image: np.ndarray | None
+    flaw: str | None = None  # why it cannot be used; there is no image then
 
 
 class Source(Knobs, ABC):

@@ -1,4 +1,4 @@
-"""FID and KID of images against real ones, in the features of the data set's judge.
+"""FID and KID of generated samples against real ones, in features of both; and what is said of recognised classes.
 
 FID: Heusel et al. 2017, arXiv:1706.08500. KID: Bińkowski et al. 2018, arXiv:1801.01401. Both by torchmetrics.
 """
@@ -9,36 +9,42 @@ import warnings
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
-
-from aigc_tasks.features.judge import CHUNK, Judge
 
 warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save", UserWarning)
 
 
-def fid(judge: Judge, images: np.ndarray, real: np.ndarray) -> float:
-    """Fréchet distance between the judge's features of two sets of uint8 N×C×H×W; 0 for equal Gaussians, unbounded."""
-    metric = FrechetInceptionDistance(feature=judge, normalize=False)
-    feed(metric, images, real)
+class Given(nn.Identity):
+    """In the place of torchmetrics' feature network: the features are there already."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width  # torchmetrics asks for it
+
+
+def fid(generated: Tensor, real: Tensor) -> float:
+    """Fréchet distance between features N×D and M×D; 0 for equal Gaussians, unbounded; falls as N and M grow."""
+    metric = FrechetInceptionDistance(feature=Given(real.shape[1]))
+    feed(metric, generated, real)
     return float(metric.compute())
 
 
-def kid(judge: Judge, images: np.ndarray, real: np.ndarray, subsets: int, size: int, seed: int) -> tuple[float, float]:
+def kid(generated: Tensor, real: Tensor, subsets: int, size: int, seed: int) -> tuple[float, float]:
     """Kernel distance (squared MMD, cubic kernel): its mean and standard deviation over random subsets."""
-    size = min(size, len(images), len(real))
-    metric = KernelInceptionDistance(feature=judge, subsets=subsets, subset_size=size, normalize=False)
-    feed(metric, images, real)
+    size = min(size, len(generated), len(real))
+    metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=subsets, subset_size=size)
+    feed(metric, generated, real)
     torch.manual_seed(seed)
     mean, spread = metric.compute()
     return float(mean), float(spread)
 
 
-def feed(metric: FrechetInceptionDistance | KernelInceptionDistance, images: np.ndarray, real: np.ndarray) -> None:
-    metric.to(next(metric.inception.parameters()).device)
-    for pictures, is_real in ((real, True), (images, False)):
-        for at in range(0, len(pictures), CHUNK):
-            metric.update(torch.from_numpy(np.array(pictures[at : at + CHUNK])).to(metric.device), real=is_real)
+def feed(metric: FrechetInceptionDistance | KernelInceptionDistance, generated: Tensor, real: Tensor) -> None:
+    metric.to(real.device)
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
 
 
 def entropy(classes: np.ndarray, count: int) -> float:

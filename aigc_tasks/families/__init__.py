@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from aigc_tasks.knobs import Knobs
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "gan": "aigc_tasks.families.gan:Gan",
+    "vae": "aigc_tasks.families.vae:Vae",
+    "diffusion": "aigc_tasks.families.diffusion:Diffusion",
 }
 
 
@@ -31,13 +33,25 @@ class Objective(NamedTuple):
 
 
 class Family(Knobs, ABC):
-    """What the loop, the sampler and the registry need of a family."""
+    """What the loop, the sampler, the evaluation and the registry need of a family."""
 
     conditional: bool
     """Whether to use the labels, where the data set has them. The family's file sets the default."""
 
     sampler: ClassVar[str]
     """The network that samples: its moving average (EMA) is the trained model."""
+
+    roles: ClassVar[tuple[str, ...]]
+    """What a network's file must offer for this family; see ``aigc_tasks.networks``."""
+
+    training: ClassVar[dict[str, Any]] = {}
+    """Defaults of the ``train:`` section that suit this family better than the general ones."""
+
+    search: ClassVar[dict[str, tuple[float, float]]] = {"train.learning_rate": (2e-4, 5e-3)}
+    """What ``aigc tune`` searches where it is not told: knobs with their bounds, on a logarithmic scale."""
+
+    Sampling: ClassVar[type[Knobs]] = Knobs
+    """Knobs of sampling, which may change after training: ``sampling:`` in a recipe's ``postprocess:`` section."""
 
     @abstractmethod
     def networks(self, architecture: str, shape: tuple[int, int, int], classes: int) -> dict[str, nn.Module]:
@@ -51,8 +65,23 @@ class Family(Knobs, ABC):
         """
 
     @abstractmethod
-    def sample(self, network: nn.Module, labels: Tensor) -> Tensor:
-        """Images B×C×H×W in [-1, 1] of the asked classes, drawn from torch's global random state."""
+    def noise_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        """Of the Gaussian noise that one image C×H×W is made from."""
+
+    @abstractmethod
+    def sample(self, network: nn.Module, noise: Tensor, labels: Tensor, sampling: Any) -> Tensor:
+        """Images B×C×H×W in about [-1, 1] of the asked classes, made from Gaussian noise B×``noise_shape``.
+
+        Near noise gives near images. ``sampling`` is an instance of ``Sampling``.
+        """
+
+    def reconstruct(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """What the model keeps of images B×C×H×W in [-1, 1]; None for a family that does not look at images."""
+        return None
+
+    def bits(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Bits per dimension, B, that the model needs at most to encode 8-bit images; None if it cannot tell."""
+        return None
 
 
 def load(name: str) -> type[Family]:

@@ -1,8 +1,9 @@
-"""A small convolutional classifier, and the features it sees in an image.
+"""What a judge sees in an image: features, and the class if the data set has labels.
 
 Inception's features say little about digits (and must be downloaded); a classifier of the data set itself knows what
-matters there. Features are scaled to a mean square of 1 on the training images, so that distances have a common size,
-but they are only comparable within one data set and one version of its judge.
+matters there, and where there are no labels, a network that has learned what the data set's images are told apart by.
+Features are scaled to a mean square of 1 on the training images, so that distances have a common size, but they are
+only comparable within one data set and one version of its judge.
 """
 
 from __future__ import annotations
@@ -15,59 +16,38 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aigc_tasks import compute, layout
 from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
-from aigc_tasks.features import Knobs
-from aigc_tasks.modalities import image
-from aigc_tasks.progress import progress
+from aigc_tasks.features import Knobs, learning, trunks
 from aigc_tasks.recipe import dataset
 
-FEATURES = 64
 CHUNK = 500  # images looked at together
 
 
 class Judge(nn.Module):
-    """uint8 N×C×H×W to features N×64; ``classify`` goes on to logits N×K."""
+    """uint8 N×C×H×W to features N×F; ``recognise`` goes on to logits N×K where there are K classes."""
 
     scale: Tensor
 
-    num_features = FEATURES  # torchmetrics asks for it
-
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: int) -> None:
+    def __init__(self, trunk: nn.Module, classes: int) -> None:
         super().__init__()
-        channels, height, side = shape
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=1 if min(height, side) < 16 else 2),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-        )
-        self.features = nn.Linear(2 * width * 16, FEATURES)
-        self.logits = nn.Linear(FEATURES, classes)
+        self.trunk = trunk
+        self.logits = nn.Linear(int(trunk.width), classes) if classes else None  # type: ignore[arg-type]
         self.register_buffer("scale", torch.ones(()))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.convolutions(image.encode(images.float()))
-        return F.relu(self.features(F.dropout(x, 0.3, self.training))) * self.scale
-
-    def classify(self, images: Tensor) -> Tensor:
-        return self.recognise(self(images))
+        return self.trunk(images) * self.scale
 
     def recognise(self, features: Tensor) -> Tensor:
-        """Logits N×K of features N×64."""
+        """Logits N×K of features N×F."""
+        assert self.logits is not None
         return cast(Tensor, self.logits(features / self.scale))
 
     def rescale(self, images: np.ndarray) -> None:
         """Make the features' mean square 1 on these images; what is recognised stays the same."""
-        features = look(self, images)[0]
-        self.scale = self.scale / features.square().mean().sqrt()
+        self.scale = self.scale / look(self, images)[0].square().mean().sqrt()
 
 
 def features(name: str) -> None:
@@ -75,34 +55,49 @@ def features(name: str) -> None:
     knobs = dataset(name).features
     device = compute.prepare(knobs)
     data = arrays.load(layout.clean(name))
-    if not data.classes:
-        raise UserError(f"{layout.clean(name)}: has no labels; the judge is a classifier: name a labelled data set")
+    kind = knobs.kind if knobs.kind != "auto" else "classifier" if data.classes else "selfsupervised"
+    if kind == "classifier" and not data.classes:
+        raise UserError(
+            f"params.yaml: datasets.{name}.features.kind: a classifier needs labels, which {name} has not; "
+            "set `kind: selfsupervised`"
+        )
     torch.manual_seed(compute.seeded(knobs.seed))
-    judge = Judge(data.shape, len(data.classes), knobs.width).to(device)
-    learn(judge, data.train, knobs, name)
-    accuracy = {split: accuracy_on(judge, getattr(data, split)) for split in ("val", "test")}
+    judge = Judge(trunk(kind, knobs, data.shape), len(data.classes)).to(device)
+    learn(judge, kind, data.train, knobs, name)
+    figures = {split: accuracy_on(judge, getattr(data, split)) for split in ("val", "test")} if data.classes else {}
     with layout.written_whole(layout.features(name)) as folder:
         weights = {key: value.cpu().contiguous() for key, value in judge.state_dict().items()}
         (folder / "judge.safetensors").write_bytes(save(weights))
-        facts = {"shape": data.shape, "classes": data.classes, "width": knobs.width, "accuracy": accuracy}
+        facts = {
+            "kind": kind,
+            "shape": data.shape,
+            "classes": data.classes,
+            "width": knobs.width,
+            "pretrained": knobs.pretrained,
+            "accuracy": figures,
+        }
         (folder / "judge.json").write_text(json.dumps(facts, indent=2) + "\n")
-    print(f"features {name}  the judge is right on {accuracy['test']:.2%} of the test images")
+    right = f"; it is right on {figures['test']:.2%} of the test images" if figures else ""
+    print(f"features {name}  the judge is {kind}{right}")
 
 
-def learn(judge: Judge, data: arrays.Split, knobs: Knobs, name: str) -> None:
-    device = next(judge.parameters()).device
-    images, labels = torch.from_numpy(np.array(data.images)).to(device), torch.from_numpy(data.labels).to(device)
-    optimiser = torch.optim.Adam(judge.parameters(), knobs.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, knobs.steps)
-    with progress(f"features {name}", knobs.steps) as update:
-        for step in range(knobs.steps):
-            rows = torch.randint(len(images), (knobs.batch,), device=device)
-            loss = F.cross_entropy(judge.classify(images[rows]), labels[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            update(step + 1, "")
+def trunk(kind: str, knobs: Knobs, shape: tuple[int, int, int]) -> nn.Module:
+    """What the judge of this kind sees with, untrained but for a pretrained one."""
+    if kind == "pixels":
+        return trunks.Pixels(shape)
+    if kind == "pretrained":
+        return trunks.pretrained(knobs.pretrained, knobs.weights).requires_grad_(False)
+    return trunks.Convolutional(shape, knobs.width)
+
+
+def learn(judge: Judge, kind: str, data: arrays.Split, knobs: Knobs, name: str) -> None:
+    """Train what the kind of judge has to learn; then the classifier, where there are classes and it has none yet."""
+    if kind == "selfsupervised":
+        learning.selfsupervised(judge.trunk, data, knobs, name, judge.scale.device)
+        judge.trunk.requires_grad_(False)
+    if judge.logits is not None:
+        judge.trunk.train(kind == "classifier")
+        learning.supervised(judge.trunk, judge.logits, data, knobs, name)
     judge.eval()
     judge.rescale(data.images)
 
@@ -113,19 +108,22 @@ def load(folder: Path) -> Judge:
         facts = json.loads((folder / "judge.json").read_text())
     except FileNotFoundError:
         raise UserError(f"{folder}: no judge; run `dvc repro features@{folder.name}`") from None
-    judge = Judge(tuple(facts["shape"]), len(facts["classes"]), facts["width"])
+    knobs = Knobs.model_construct(width=facts["width"], pretrained=facts["pretrained"], weights=None)
+    judge = Judge(trunk(facts["kind"], knobs, tuple(facts["shape"])), len(facts["classes"]))
     judge.load_state_dict(load_file(folder / "judge.safetensors"))
     return judge.eval()
 
 
 @torch.no_grad()
 def look(judge: Judge, images: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """Features N×64 and recognised class numbers N of uint8 N×C×H×W."""
-    device = next(judge.parameters()).device
+    """Features N×F and recognised class numbers N (all 0 without classes) of uint8 N×C×H×W."""
+    device = judge.scale.device
     seen = [
         judge(torch.from_numpy(np.array(images[at : at + CHUNK])).to(device)) for at in range(0, len(images), CHUNK)
     ]
     together = torch.cat(seen)
+    if judge.logits is None:
+        return together, np.zeros(len(images), np.int64)
     return together, judge.recognise(together).argmax(1).cpu().numpy()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 GRID_PIXELS = 720  # a grid of small pictures is enlarged to about this width, so that it can be looked at
 
@@ -19,6 +19,21 @@ def flaw(image: np.ndarray, shape: tuple[int, ...]) -> str | None:
     if image.min() == image.max():
         return "blank"
     return None
+
+
+def coloured(image: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 1×H×W or 3×H×W with 1 channel (Pillow's luma of a colour) or 3 (a grey one repeated)."""
+    if len(image) == channels:
+        return image
+    return np.repeat(image, 3, axis=0) if channels == 3 else np.asarray(picture(image).convert("L"))[None]
+
+
+def fitted(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 C×H×W as C×``size``×``size``: the largest square around the centre, resized by Lanczos' filter."""
+    if image.shape[1:] == (size, size):
+        return image
+    pixels = np.asarray(ImageOps.fit(picture(image), (size, size), Image.Resampling.LANCZOS))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def encode(images: Any) -> Any:

@@ -1,19 +1,39 @@
 """The nn.Modules that families are built from, one file per architecture.
 
-A recipe names one of these files (`network: resnet`). Every file offers the two roles under the same names and
-signatures, so that a family works with each of them:
+A recipe names one of these files (`network: resnet`). A file offers one or more of these roles, under these names and
+with these signatures, so that a family works with every file that offers what it needs:
 
-- ``Generator(shape, classes, latent, width)``: ``forward(z, labels)`` maps noise B×latent to images B×C×H×W in [-1, 1].
-- ``Discriminator(shape, classes, width)``: ``forward(images, labels)`` maps images to one logit each, B.
+- ``Generator(shape, classes, latent, width, attention)``: noise B×latent and labels B to images B×C×H×W in [-1, 1].
+- ``Discriminator(shape, classes, width, attention)``: images and labels to one logit each, B.
+- ``Encoder(shape, classes, outputs, width)``: images and labels to B×outputs.
+- ``Decoder(shape, classes, latent, width)``: noise and labels to B×C×H×W, unbounded.
+- ``Denoiser(shape, classes, width)``: noisy images, noise levels B in [0, 1] and labels to B×C×H×W, unbounded.
 
-``classes`` is 0 for a network that ignores labels.
+``classes`` is 0 for a network that ignores labels. ``layers`` holds what several files are made of.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+ROLES = {"Generator", "Discriminator", "Encoder", "Decoder", "Denoiser"}
 
 
-def names() -> list[str]:
-    """The architectures there are: the files of this package."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+def names(roles: tuple[str, ...] = ()) -> list[str]:
+    """The architectures that offer all these roles; found without importing torch."""
+    found = {module.name: offered(module.name) for module in pkgutil.iter_modules(__path__)}
+    return [name for name, offers in found.items() if offers and offers.issuperset(roles)]
+
+
+def offered(name: str) -> set[str]:
+    """The roles that an architecture's file defines."""
+    tree = ast.parse(Path(__path__[0], f"{name}.py").read_text())
+    return ROLES & {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_tasks.errors import UserError
+
 SLOPE = 0.2
 
 
@@ -24,30 +26,56 @@ def layers(sizes: list[int]) -> nn.Sequential:
     return nn.Sequential(*stack[:-1])
 
 
-class Generator(nn.Module):
-    """Noise B×latent (and labels B, as one-hot inputs) to images B×C×H×W in [-1, 1]."""
+def told(x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Vectors B×D with the labels beside them, as one-hot inputs."""
+    return torch.cat([x, F.one_hot(labels, classes).to(x)], dim=1) if classes else x
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, latent: int, width: int) -> None:
+
+class Decoder(nn.Module):
+    """Noise B×latent and labels B to B×C×H×W, unbounded."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, latent: int, width: int, attention: bool = False
+    ) -> None:
         super().__init__()
+        refuse(attention)
         self.shape, self.classes = shape, classes
         self.layers = layers([latent + classes, width, 2 * width, 4 * width, prod(shape)])
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        if self.classes:
-            z = torch.cat([z, F.one_hot(labels, self.classes).to(z)], dim=1)
-        return self.layers(z).tanh().unflatten(1, self.shape)
+        return self.layers(told(z, labels, self.classes)).unflatten(1, self.shape)
 
 
-class Discriminator(nn.Module):
-    """Images B×C×H×W (and labels B, as one-hot inputs) to one logit each, B."""
+class Generator(Decoder):
+    """Noise B×latent and labels B to images B×C×H×W in [-1, 1]."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: int) -> None:
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(z, labels).tanh()
+
+
+class Encoder(nn.Module):
+    """Images B×C×H×W and labels B to B×outputs."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, outputs: int, width: int) -> None:
         super().__init__()
         self.classes = classes
-        self.layers = layers([prod(shape) + classes, 2 * width, width, 1])
+        self.layers = layers([prod(shape) + classes, 2 * width, width, outputs])
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        x = images.flatten(1)
-        if self.classes:
-            x = torch.cat([x, F.one_hot(labels, self.classes).to(x)], dim=1)
-        return self.layers(x).squeeze(1)
+        return self.layers(told(images.flatten(1), labels, self.classes))
+
+
+class Discriminator(Encoder):
+    """Images B×C×H×W and labels B to one logit each, B."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int, attention: bool = False) -> None:
+        refuse(attention)
+        super().__init__(shape, classes, 1, width)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(images, labels).squeeze(1)
+
+
+def refuse(attention: bool) -> None:
+    if attention:
+        raise UserError("model.attention: the network mlp has no feature maps to attend to; set `network: resnet`")

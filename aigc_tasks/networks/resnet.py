@@ -14,18 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_tasks.networks.layers import Attention, resolutions, zero
+
 SLOPE = 0.2
-SMALLEST = 4  # pixels: the coarsest feature map is not narrower than this
+ATTENTION = 16  # pixels a side of the largest feature map that attends to itself, where attention is asked for
 WIDEST = 4  # times ``width``: channels double at every halving up to here
-
-
-def resolutions(shape: tuple[int, int, int]) -> list[tuple[int, int]]:
-    """Feature map sizes from the image down: (28, 28) gives [(28, 28), (14, 14), (7, 7)]."""
-    sizes = [shape[1:]]
-    while all(side % 2 == 0 and side // 2 >= SMALLEST for side in sizes[-1]):
-        height, width = sizes[-1]
-        sizes.append((height // 2, width // 2))
-    return sizes
 
 
 def channels(width: int, levels: int) -> list[int]:
@@ -48,10 +41,12 @@ class Block(nn.Module):
         return x + self.second(F.leaky_relu(h, SLOPE))
 
 
-class Generator(nn.Module):
-    """Noise B×latent and labels B to images B×C×H×W in [-1, 1]."""
+class Decoder(nn.Module):
+    """Noise B×latent and labels B to B×C×H×W, unbounded."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, latent: int, width: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, latent: int, width: int, attention: bool = False
+    ) -> None:
         super().__init__()
         sizes = resolutions(shape)
         widths = channels(width, len(sizes))
@@ -60,8 +55,10 @@ class Generator(nn.Module):
         inputs = 2 * latent if classes else latent
         self.start = nn.Linear(inputs, widths[-1] * sizes[-1][0] * sizes[-1][1])
         stack: list[nn.Module] = [Block(widths[-1])]
-        for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
+        for wide, narrow, size in zip(widths[:0:-1], widths[-2::-1], sizes[-2::-1], strict=True):
             stack += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 1), Block(narrow)]
+            if attention and max(size) <= ATTENTION:
+                stack.append(Attention(narrow, normal=False))
         self.blocks = nn.Sequential(*stack)
         self.end = nn.Conv2d(widths[0], shape[0], 3, padding=1)
 
@@ -69,31 +66,65 @@ class Generator(nn.Module):
         if self.label is not None:
             z = torch.cat([z, self.label(labels)], dim=1)
         h = self.blocks(self.start(z).unflatten(1, self.coarsest))
-        return self.end(F.leaky_relu(h, SLOPE)).tanh()
+        return self.end(F.leaky_relu(h, SLOPE))
 
 
-class Discriminator(nn.Module):
-    """Images B×C×H×W and labels B to one logit each, B."""
+class Generator(Decoder):
+    """Noise B×latent and labels B to images B×C×H×W in [-1, 1]."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: int) -> None:
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(z, labels).tanh()
+
+
+class Trunk(nn.Module):
+    """Images B×C×H×W to features B×F."""
+
+    def __init__(self, shape: tuple[int, int, int], width: int, attention: bool = False) -> None:
         super().__init__()
         sizes = resolutions(shape)
         widths = channels(width, len(sizes))
         self.start = nn.Conv2d(shape[0], widths[0], 3, padding=1)
         stack: list[nn.Module] = [Block(widths[0])]
-        for narrow, wide in itertools.pairwise(widths):
+        for (narrow, wide), size in zip(itertools.pairwise(widths), sizes[1:], strict=True):
             stack += [nn.Conv2d(narrow, wide, 1), nn.AvgPool2d(2), Block(wide)]
+            if attention and max(size) <= ATTENTION:
+                stack.append(Attention(wide, normal=False))
         self.blocks = nn.Sequential(*stack)
-        features = widths[-1]
-        self.end = nn.Conv2d(features, features, sizes[-1])
-        self.logit = nn.Linear(features, 1)
-        self.label = nn.Embedding(classes, features) if classes else None
-        self.scale = features**-0.5
+        self.features = widths[-1]
+        self.end = nn.Conv2d(self.features, self.features, sizes[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = F.leaky_relu(self.blocks(self.start(images)), SLOPE)
+        return F.leaky_relu(self.end(h).flatten(1), SLOPE)
+
+
+class Discriminator(nn.Module):
+    """Images B×C×H×W and labels B to one logit each, B."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, width: int, attention: bool = False) -> None:
+        super().__init__()
+        self.trunk = Trunk(shape, width, attention)
+        self.logit = nn.Linear(self.trunk.features, 1)
+        self.label = nn.Embedding(classes, self.trunk.features) if classes else None
+        self.scale = self.trunk.features**-0.5
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        h = F.leaky_relu(self.blocks(self.start(images)), SLOPE)
-        h = F.leaky_relu(self.end(h).flatten(1), SLOPE)
+        h = self.trunk(images)
         logits = self.logit(h).squeeze(1)
         if self.label is not None:
             logits = logits + (h * self.label(labels)).sum(1) * self.scale
         return logits
+
+
+class Encoder(nn.Module):
+    """Images B×C×H×W and labels B to B×outputs, which start at zero."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int, outputs: int, width: int) -> None:
+        super().__init__()
+        self.trunk = Trunk(shape, width)
+        self.label = nn.Embedding(classes, self.trunk.features) if classes else None
+        self.outputs = zero(nn.Linear(self.trunk.features, outputs))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        h = self.trunk(images)
+        return self.outputs(h if self.label is None else h + self.label(labels))

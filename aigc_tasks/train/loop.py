@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from aigc_tasks.clean.arrays import Split
 from aigc_tasks.compute import seeded
@@ -23,8 +24,11 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.families import Family
 from aigc_tasks.modalities import image
 from aigc_tasks.train import Knobs, checkpoint
+from aigc_tasks.train.augmentation import augmented, transform
 
 ORDER, STEP = 1, 2  # what a seed is for: the order of an epoch, the draws of a step
+BEYOND = 1e8  # a loss this large will not come back
+SHARE = 0.5  # of a GPU's free memory that the data set may take
 
 
 class Watcher(Protocol):
@@ -40,7 +44,7 @@ class Training:
     """All that changes while training. ``history`` has one row of mean curves per ``log_every`` steps."""
 
     networks: dict[str, nn.Module]
-    ema: AveragedModel
+    ema: nn.Module
     optimisers: dict[str, Optimizer]
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -48,11 +52,17 @@ class Training:
 
 def begin(family: Family, networks: dict[str, nn.Module], knobs: Knobs) -> Training:
     """Fresh optimisers and a fresh moving average around freshly initialised networks."""
-    ema = AveragedModel(networks[family.sampler], multi_avg_fn=get_ema_multi_avg_fn(knobs.ema), use_buffers=True)
+    ema = copy.deepcopy(networks[family.sampler]).requires_grad_(False)
     betas = (knobs.beta1, knobs.beta2)
     optimisers: dict[str, Optimizer] = {
-        name: Adam(network.parameters(), knobs.learning_rate, betas=betas) for name, network in networks.items()
+        name: Adam(network.parameters(), knobs.learning_rate, betas, fused=True) for name, network in networks.items()
     }
+    if (
+        knobs.compile
+    ):  # what samples; a discriminator's gradient penalty goes through it twice, which cannot be compiled
+        sampler = networks[family.sampler]
+        for part in sampler.children() if isinstance(sampler, nn.ModuleDict) else [sampler]:
+            part.compile()
     return Training(networks, ema, optimisers)
 
 
@@ -67,14 +77,18 @@ def run(
 ) -> None:
     """Train in place from ``training.step`` to ``knobs.steps``, writing checkpoints to ``path``."""
     device = next(training.ema.parameters()).device
-    images, labels = torch.from_numpy(np.array(data.images)).to(device), torch.from_numpy(data.labels).to(device)
+    images = resident(np.array(data.images), device)
+    labels = torch.from_numpy(data.labels).to(images.device)
+    change = transform(knobs.augment)
     sums: dict[str, Tensor] = {}
     order = Order(len(images), min(knobs.batch, len(images)), knobs.seed)
     if training.step == 0:
-        watcher.picture(0, training.ema.module)
+        watcher.picture(0, training.ema)
     while training.step < knobs.steps:
-        rows = order.batch(training.step).to(device)
-        for name, value in step(training, family, knobs, image.encode(images[rows]), labels[rows]).items():
+        rows = order.batch(training.step).to(images.device)
+        torch.manual_seed(seeded(knobs.seed, STEP, training.step))
+        batch = image.encode(augmented(images[rows], change).to(device, non_blocking=True))
+        for name, value in step(training, family, knobs, batch, labels[rows].to(device)).items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value
         training.step += 1
         last = training.step == knobs.steps
@@ -83,27 +97,63 @@ def run(
             watcher.point(training.step, curves)
             sums = {}
         if training.step % knobs.picture_every == 0 or last:
-            watcher.picture(training.step, training.ema.module)
+            watcher.picture(training.step, training.ema)
         if training.step % save_every(knobs) == 0 or last:
             save(training, path)
             watcher.saved(training.step)
         progress(training.step, note(training.history))
 
 
+def resident(images: np.ndarray, device: torch.device) -> Tensor:
+    """The data set on the device if it leaves room for the work there, else in pinned memory beside it."""
+    pixels = torch.from_numpy(images)
+    if device.type == "cuda" and pixels.nbytes > SHARE * torch.cuda.mem_get_info(device)[0]:
+        return pixels.pin_memory()
+    return pixels.to(device)
+
+
 def step(training: Training, family: Family, knobs: Knobs, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """One batch: every objective of the family in order, then the moving average. Returns what to plot."""
-    torch.manual_seed(seeded(knobs.seed, STEP, training.step))
     rate = learning_rate(knobs, training.step)
+    parts = [
+        family.objectives(training.networks, *part)
+        for part in zip(images.chunk(knobs.accumulate), labels.chunk(knobs.accumulate), strict=True)
+    ]
     curves: dict[str, Tensor] = {}
-    for objective in family.objectives(training.networks, images, labels):
-        optimiser = training.optimisers[objective.network]
+    narrow = torch.autocast(images.device.type, torch.bfloat16, enabled=knobs.precision == "bfloat16")
+    while True:
+        for number, part in enumerate(parts):
+            with narrow:
+                objective = next(part, None)
+            if objective is None:
+                break
+            optimiser = training.optimisers[objective.network]
+            if number == 0:
+                optimiser.zero_grad()
+            (objective.loss / len(parts)).backward()
+            for name, value in objective.curves.items():
+                curves[name] = curves.get(name, torch.zeros_like(value)) + value / len(parts)
+        if objective is None:
+            break
+        if knobs.clip:
+            nn.utils.clip_grad_norm_(training.networks[objective.network].parameters(), knobs.clip)
         optimiser.param_groups[0]["lr"] = rate
-        optimiser.zero_grad()
-        objective.loss.backward()
         optimiser.step()
-        curves |= objective.curves
-    training.ema.update_parameters(training.networks[family.sampler])
+    average(training.ema, training.networks[family.sampler], decay(knobs, training.step))
     return curves
+
+
+@torch.no_grad()
+def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the average towards the weights; of buffers it holds the last."""
+    get_ema_multi_avg_fn(decay)([*ema.parameters()], [*network.parameters()], 0)
+    for kept, now in zip(ema.buffers(), network.buffers(), strict=True):
+        kept.copy_(now)
+
+
+def decay(knobs: Knobs, step: int) -> float:
+    """Of the moving average: less in the first steps, so that it soon forgets the initial weights."""
+    return min(knobs.ema, (1 + step) / (10 + step)) if step else 0.0
 
 
 class Order:
@@ -126,8 +176,13 @@ class Order:
 
 
 def learning_rate(knobs: Knobs, step: int) -> float:
-    """Linear from ``learning_rate`` at step 0 to its ``final_learning_rate`` share at the last."""
-    return knobs.learning_rate * (1 - (1 - knobs.final_learning_rate) * step / knobs.steps)
+    """Up in a line for ``warmup`` steps, then down to the ``final_learning_rate`` share at the last."""
+    if step < knobs.warmup:
+        return knobs.learning_rate * (step + 1) / knobs.warmup
+    share = (step - knobs.warmup) / max(1, knobs.steps - knobs.warmup)
+    if knobs.schedule == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    return knobs.learning_rate * (1 - (1 - knobs.final_learning_rate) * share)
 
 
 def save_every(knobs: Knobs) -> int:
@@ -136,14 +191,14 @@ def save_every(knobs: Knobs) -> int:
 
 
 def means(sums: dict[str, Tensor], training: Training, knobs: Knobs) -> dict[str, float]:
-    """The next point of the curves, also kept in the history; raises ``UserError`` if a loss is no number."""
+    """The next point of the curves, also kept in the history; raises ``UserError`` if one is no number or endless."""
     steps = training.step - (int(training.history[-1]["step"]) if training.history else 0)
     curves = {name: float(total) / steps for name, total in sums.items()}
-    broken = [name for name, value in curves.items() if not math.isfinite(value)]
+    broken = [name for name, value in curves.items() if not abs(value) < BEYOND]
     if broken:
         raise UserError(
             f"training diverged: {broken[0]} is {curves[broken[0]]} at step {training.step}; "
-            "lower `learning_rate` in params.yaml; the last good checkpoint is kept"
+            "lower `learning_rate` or set `clip: 1.0` in params.yaml; the last good checkpoint is kept"
         )
     training.history.append({"step": training.step, **curves})
     return curves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mlflow import MlflowClient
 from torch import nn
 
 from aigc_tasks import compute, graph, layout, model, tracking
-from aigc_tasks.card import Card
+from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
@@ -22,23 +23,34 @@ from aigc_tasks.train import loop
 
 INITIAL = 0  # what a seed is for: the first weights
 GRID = 10  # samples per class in the pictures of training
+LOOKED_AT = 250  # samples of every look, for the quality over training
 
 
-class MlflowWatcher:
-    """Passes what the loop shows on to the run."""
+class Looker:
+    """Passes what the loop shows on to the MLflow run, and keeps the samples it saw for the evaluation."""
 
-    def __init__(self, curves: Curves, settings: Recipe, labels: np.ndarray) -> None:
-        self.curves, self.settings, self.labels = curves, settings, labels
+    def __init__(self, curves: Curves, settings: Recipe, card: Card, work: Path) -> None:
+        self.curves, self.settings, self.card, self.work = curves, settings, card, work
+        self.rows = grid_labels(card.classes)
+        self.labels = np.concatenate([self.rows, proportional(card.counts, LOOKED_AT)])
 
     def point(self, step: int, curves: dict[str, float]) -> None:
         self.curves.point(step, curves)
 
     def picture(self, step: int, network: nn.Module) -> None:
-        samples = model.sample(self.settings.family, network, self.labels, seed=0)
-        self.curves.picture(step, image.grid(samples, GRID))
+        samples = model.sample(self.settings.family, network, self.card.shape, self.labels, seed=0)
+        self.curves.picture(step, image.grid(samples[: len(self.rows)], GRID))
+        content = io.BytesIO()
+        np.save(content, samples[len(self.rows) :])
+        layout.replace(self.work / f"snapshot-{step:08d}.npy", content.getvalue())
 
     def saved(self, step: int) -> None:
         self.curves.flush()
+
+    def write_snapshots(self, folder: Path) -> None:
+        """``snapshots.npz``: by step, the ``LOOKED_AT`` samples uint8 N×C×H×W that the average drew then."""
+        files = sorted(self.work.glob("snapshot-*.npy"))
+        np.savez_compressed(folder / "snapshots.npz", **{file.stem.split("-")[1]: np.load(file) for file in files})
 
 
 def train(name: str) -> None:
@@ -62,13 +74,13 @@ def train(name: str) -> None:
     run_id = open_run(client, settings, inputs, work, data)
     try:
         with tracking.system_metrics(run_id):
-            watcher = MlflowWatcher(Curves(client, run_id), settings, grid_labels(card.classes))
+            watcher = Looker(Curves(client, run_id), settings, card, work)
             with progress(f"train {name}", knobs.steps, training.step) as update:
                 loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
             watcher.curves.flush()
-        network = training.ema.module
         with layout.written_whole(layout.model(name)) as folder:
-            model.save_model(folder, card, network)
+            model.save_model(folder, card, training.ema)
+            watcher.write_snapshots(folder)
         write_curves(layout.report(name) / "curves.csv", training.history)
         tracking.log_model(client, run_id, layout.model(name), label=(card.classes or ["-"])[0])
     except BaseException as error:

@@ -1,0 +1,121 @@
+"""Recipes side by side: a table of what was measured, and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from aigc_tasks import layout, stage
+from aigc_tasks.errors import UserError
+from aigc_tasks.recipe import recipe
+
+PICTURE = Path("reports/compare.png")
+ROWS = {  # figure: whether more is better; None where it depends
+    "fid_ratio": False,
+    "fid": False,
+    "kid": False,
+    "precision": True,
+    "recall": True,
+    "density": None,
+    "coverage": True,
+    "class_accuracy": True,
+    "class_entropy": True,
+    "memorised": False,
+    "bits_per_dimension": False,
+}
+PLOTTED = ("fid_ratio", "precision", "recall", "coverage")
+
+
+def compare(names: list[str]) -> str:
+    """The table, with a note where the figures do not compare; draws ``PICTURE``. Raises ``UserError``."""
+    datasets = {name: recipe(name).dataset.name for name in names}
+    figures = {name: measured(name) for name in names}
+    draw(figures)
+    known = [row for row in ROWS if any(row in found for found in figures.values())]
+    lines = [["", *names], *([row, *cells(row, figures)] for row in known)]
+    seconds = {name: stage.seconds(f"train@{name}") for name in names}
+    lines.append(["training, s", *(f"{value:.0f}" if value else "" for value in seconds.values())])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    note = ""
+    if len(set(datasets.values())) > 1:
+        note = "\nof different data sets: only ratios and shares compare, and those with care"
+    return f"{table}\n* best of the row, as far as its 95 % interval is apart from the next{note}\npicture  {PICTURE}"
+
+
+def measured(name: str) -> dict[str, Any]:
+    try:
+        figures: dict[str, Any] = json.loads((layout.report(name) / "quality.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{layout.report(name)}: {name} has not been measured yet; first: aigc run {name}") from None
+    return figures
+
+
+def cells(row: str, figures: dict[str, dict[str, Any]]) -> list[str]:
+    """One row: each recipe's value with its interval; a star at the one that is clearly best."""
+    winner = best(row, figures)
+    said = []
+    for name, found in figures.items():
+        if row not in found:
+            said.append("")
+            continue
+        low, high = bounds(row, found)
+        interval = f" ({low:.3g} … {high:.3g})" if low < high else ""
+        said.append(f"{found[row]:.3g}{interval}{' *' if name == winner else ''}")
+    return said
+
+
+def bounds(row: str, found: dict[str, Any]) -> tuple[float, float]:
+    """The 95 % interval of a figure; KID's is two standard deviations of its subsets' mean, the ratio's that of FID."""
+    if row == "fid_ratio":
+        return found["fid_low"] / found["fid_floor"], found["fid_high"] / found["fid_floor"]
+    if row == "kid":
+        return found["kid"] - found["kid_std"], found["kid"] + found["kid_std"]
+    return found.get(f"{row}_low", found[row]), found.get(f"{row}_high", found[row])
+
+
+def best(row: str, figures: dict[str, dict[str, Any]]) -> str | None:
+    """The recipe whose interval is on the better side of all others', if there is one."""
+    known = {name: bounds(row, found) for name, found in figures.items() if row in found}
+    if ROWS[row] is None or len(known) < 2:
+        return None
+    for name, (low, high) in known.items():
+        others = [other for at, other in known.items() if at != name]
+        if all(low > other[1] if ROWS[row] else high < other[0] for other in others):
+            return name
+    return None
+
+
+def draw(figures: dict[str, dict[str, Any]]) -> None:
+    """Bars with intervals above, the sample grids below."""
+    import matplotlib as mpl
+    from matplotlib import image as images
+    from matplotlib.figure import Figure
+
+    mpl.use("Agg")
+    names = list(figures)
+    columns = max(len(names), len(PLOTTED))
+    figure = Figure(figsize=(3.2 * columns, 6.4), layout="constrained", dpi=110)
+    above, below = figure.subfigures(2, 1, height_ratios=[2, 3], squeeze=True)  # type: ignore[misc]
+    for number, row in enumerate(PLOTTED):
+        axes = above.add_subplot(1, len(PLOTTED), number + 1)
+        values = [found[row] for found in figures.values()]
+        ends = [bounds(row, found) for found in figures.values()]
+        errors = [
+            [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
+        ]
+        axes.bar(range(len(names)), values, yerr=errors, capsize=3, color=[f"C{at}" for at in range(len(names))])
+        if row == "fid_ratio":
+            axes.axhline(1, color="#999999", linestyle="--", linewidth=1)
+            axes.set_yscale("log" if max(values) > 10 * min(values) else "linear")
+        axes.set_xticks([])
+        axes.set_title("FID, times real against real" if row == "fid_ratio" else row, fontsize=10)
+    for number, name in enumerate(names):
+        axes = below.add_subplot(1, len(names), number + 1)
+        axes.imshow(images.imread(layout.report(name) / "grid.png"), cmap="gray", interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(name, fontsize=11, color=f"C{number}")
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, metadata={"Software": None})

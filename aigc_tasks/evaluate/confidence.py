@@ -1,0 +1,82 @@
+"""95 % intervals by resampling (bootstrap: Efron & Tibshirani 1993, An Introduction to the Bootstrap).
+
+They say how far a figure would move with other samples of the same number from the same model (and, for FID, other real
+images); not how far it would move with another training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from aigc_tasks.evaluate import quality
+
+TAILS = (0.025, 0.975)
+
+
+def of_mean(values: np.ndarray, seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """Percentile interval of the mean of N values; of no width if all are equal, however few they are."""
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(values, len(values)).mean() for _ in range(resamples)]
+    low, high = np.quantile(means, TAILS)
+    return float(low), float(high)
+
+
+def of_entropy(classes: np.ndarray, count: int, seed: int, resamples: int = 1000) -> tuple[float, float]:
+    """Interval of what ``quality.entropy``, 0…1, is expected to be with N samples' class numbers."""
+    rng = np.random.default_rng(seed)
+    resampled = [quality.entropy(rng.choice(classes, len(classes)), count) for _ in range(resamples)]
+    low, high = recentred(quality.entropy(classes, count), resampled)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def of_fid(generated: Tensor, real: Tensor, seed: int, resamples: int = 400) -> tuple[float, float]:
+    """Interval of FID between features N×D and M×D, both resampled.
+
+    It covers what FID is expected to be with N and M samples, the value that repetitions scatter about, comparable with
+    any other FID of N and M. With infinitely many samples FID would be lower, and outside. In simulations the intervals
+    covered it in 92…99 % of cases where the distributions differ; where they are equal they are twice too wide.
+    """
+    rng = np.random.default_rng(seed)
+    centre = real.mean(0)  # a common offset would cost the covariances digits
+    sets = [(features - centre).double().cpu().numpy() for features in (generated, real)]
+    figure = frechet(*(moments(features, np.ones(len(features))) for features in sets))
+    resampled = [
+        frechet(*(moments(features, drawn(len(features), rng)) for features in sets)) for _ in range(resamples)
+    ]
+    low, high = recentred(figure, resampled)
+    return max(low, 0.0), high
+
+
+def recentred(figure: float, resampled: list[float]) -> tuple[float, float]:
+    """Percentile interval, moved so that the resampled figures scatter about the measured one.
+
+    Resampling repeats samples and misses others: to FID and to an entropy that looks like a further difference, the
+    same bias once more that drawing the samples had.
+    """
+    low, high = figure + np.quantile(resampled, TAILS) - np.mean(resampled)
+    return float(low), float(high)
+
+
+def drawn(count: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each of ``count`` samples occurs in as many draws with replacement."""
+    return np.bincount(rng.integers(count, size=count), minlength=count)
+
+
+def moments(features: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean D and unbiased covariance D×D of features N×D, each counted so many times."""
+    count = times.sum()
+    mean = times @ features / count
+    return mean, ((features.T * times) @ features - count * np.outer(mean, mean)) / (count - 1)
+
+
+def frechet(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
+    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) of two Gaussians' moments.
+
+    With Σ₁ = R·Rᵀ, the eigenvalues of Σ₁Σ₂ are those of the symmetric RᵀΣ₂R, which are real and soon found.
+    """
+    (mean, covariance), (other_mean, other_covariance) = first, second
+    values, vectors = np.linalg.eigh(covariance)
+    root = vectors * np.sqrt(values.clip(0))  # rounding makes zeros negative
+    shared = np.sqrt(np.linalg.eigvalsh(root.T @ other_covariance @ root).clip(0)).sum()
+    return float(((mean - other_mean) ** 2).sum() + np.trace(covariance + other_covariance) - 2 * shared)

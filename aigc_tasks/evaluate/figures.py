@@ -1,0 +1,58 @@
+"""All figures of a set of images, from features the judge sees in them, each with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aigc_tasks.evaluate import Knobs, confidence, quality
+from aigc_tasks.features import neighbours
+
+Figures = dict[str, float]
+DIGITS = 6  # significant ones that are kept: the last ones depend on the CPU's libraries
+
+
+def similarity(images: Tensor, real: Tensor, knobs: Knobs) -> Figures:
+    """How near features N×F of some images are to features M×F of real ones: quality and diversity.
+
+    FID and KID take all of both; precision, recall, density and coverage as many of either, without which they compare
+    with nothing.
+    """
+    figures = {"fid": quality.fid(images, real)}
+    figures["fid_low"], figures["fid_high"] = confidence.of_fid(images, real, knobs.seed)
+    subsets = knobs.kid_subsets, knobs.kid_subset_size, knobs.seed
+    figures["kid"], figures["kid_std"] = quality.kid(images, real, *subsets)
+    count = min(len(images), len(real))
+    k = min(knobs.neighbours, count - 1)
+    found = neighbours.manifold(some(images, count, knobs.seed), some(real, count, knobs.seed), k)
+    for name, values in found._asdict().items():
+        figures |= mean(name, values.float().cpu().numpy(), knobs.seed)
+    return figures
+
+
+def classes(asked: np.ndarray | None, recognised: np.ndarray, count: int, seed: int) -> Figures:
+    """Which of ``count`` classes the judge sees; against the asked ones if the model was asked for any."""
+    figures: Figures = {"classes_present": len(np.unique(recognised))}
+    figures["class_entropy"] = quality.entropy(recognised, count)
+    low, high = confidence.of_entropy(recognised, count, seed)
+    figures["class_entropy_low"], figures["class_entropy_high"] = low, high
+    if asked is not None:
+        figures |= mean("class_accuracy", (asked == recognised).astype(np.float64), seed)
+    return figures
+
+
+def mean(name: str, values: np.ndarray, seed: int) -> Figures:
+    """The mean of values that each sample has for itself, and its interval."""
+    low, high = confidence.of_mean(values, seed)
+    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+
+
+def some(features: Tensor, count: int, seed: int) -> Tensor:
+    """``count`` of the rows, by chance."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:count])
+    return features[torch.from_numpy(rows).to(features.device)]
+
+
+def rounded(figures: Figures) -> Figures:
+    return {name: value if isinstance(value, int) else float(f"{value:.{DIGITS}g}") for name, value in figures.items()}

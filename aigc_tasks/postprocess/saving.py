@@ -1,0 +1,37 @@
+"""Ways to save samples beside the arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from aigc_tasks.modalities import image
+from aigc_tasks.progress import progress
+
+OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}}
+DURATION = 80  # milliseconds a frame
+
+
+def one_each(folder: Path, kind: str, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
+    """One file a sample, KIND/NUMBER_CLASS.KIND, its pixels kept bit for bit; images uint8 N×C×H×W, labels N."""
+    (folder / kind).mkdir()
+    with progress(f"save {kind}", len(images)) as update:
+        for number, (sample, label) in enumerate(zip(images, labels, strict=True)):
+            name = f"{number:05d}_{classes[label]}.{kind}" if classes else f"{number:05d}.{kind}"
+            image.picture(sample).save(folder / kind / name, **OPTIONS[kind])
+            update(number + 1, "")
+
+
+def strips(frames: np.ndarray) -> Image.Image:
+    """uint8 R×F×C×H×W as R rows of F pictures."""
+    return image.grid(frames.reshape(-1, *frames.shape[2:]), columns=frames.shape[1])
+
+
+def animation(path: Path, frames: np.ndarray) -> None:
+    """uint8 R×F×C×H×W as an endless GIF, the rows side by side, there and back in 2F - 2 frames."""
+    there = [image.grid(moment, columns=len(frames)) for moment in frames.swapaxes(0, 1)]
+    first, *others = there + there[-2:0:-1]
+    first.save(path, save_all=True, append_images=others, duration=DURATION, loop=0)

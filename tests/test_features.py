@@ -1,0 +1,129 @@
+"""What a judge sees with: learned without labels, the pixels themselves, or weights of the user's."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aigc_tasks.clean.arrays import Split
+from aigc_tasks.errors import UserError
+from aigc_tasks.features import Knobs, trunks
+from aigc_tasks.features.judge import Judge, learn, look, trunk
+
+
+def textures(count: int, seed: int) -> Split:
+    """Lying and standing stripes in every phase, in noise: 1×8×8."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    wave = 60 * np.sin(np.arange(8) * np.pi / 2 + generator.uniform(0, 2 * np.pi, (count, 1)))
+    stripes = np.where(labels[:, None, None] == 1, wave[:, :, None], wave[:, None, :])
+    images = 128 + stripes + generator.normal(0, 15, (count, 8, 8))
+    return Split(np.clip(images, 0, 255).astype(np.uint8)[:, None], labels)
+
+
+def learned(kind: str, classes: int, data: Split, knobs: Knobs) -> Judge:
+    torch.manual_seed(0)
+    judge = Judge(trunk(kind, knobs, data.images.shape[1:]), classes)  # type: ignore[arg-type]
+    learn(judge, kind, data, knobs, "test")
+    return judge
+
+
+def test_a_judge_without_labels_tells_textures_apart() -> None:
+    """By the label of the nearest training image in its features; by chance it would be half of them."""
+    data, unseen = textures(200, 0), textures(100, 1)
+    silent = Split(data.images, np.zeros(200, np.int64))
+    judge = learned("selfsupervised", 0, silent, Knobs(steps=80, width=8))
+    (known, nobody), (new, _) = look(judge, data.images), look(judge, unseen.images)
+    assert not nobody.any()
+    assert float(known.square().mean()) == pytest.approx(1, rel=1e-4)
+    nearest = torch.cdist(new, known).argmin(1).numpy()
+    assert (data.labels[nearest] == unseen.labels).mean() > 0.8
+
+
+def test_a_classifier_can_stand_on_what_was_learned_without_labels() -> None:
+    data, unseen = textures(200, 0), textures(100, 1)
+    judge = learned("selfsupervised", 2, data, Knobs(steps=80, width=8, learning_rate=3e-3))
+    assert (look(judge, unseen.images)[1] == unseen.labels).mean() > 0.7
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 5, 20)])
+def test_pixels_are_the_means_of_their_places(shape: tuple[int, int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    judge = learned("pixels", 0, Split(images, np.zeros(6, np.int64)), Knobs(kind="pixels", steps=1))
+    features, _ = look(judge, images)
+    assert features.shape == (6, shape[0] * min(8, shape[1]) * min(8, shape[2]))
+    assert float(features.square().mean()) == pytest.approx(1, rel=1e-4)
+    seen = trunks.Pixels(shape)(torch.from_numpy(images)).unflatten(1, (shape[0], -1)).mean(2)
+    if shape != (3, 5, 20):  # there the places overlap
+        expected = torch.from_numpy(images.mean((2, 3)) / 127.5 - 1).float()
+        torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> dict[str, torch.Tensor]:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    return models.resnet18(weights=None).state_dict()
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_of_the_users_are_what_it_sees_with(
+    suffix: str, resnet: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    torch.save(resnet, path) if suffix == "pth" else save_file(resnet, path)
+    knobs = Knobs(kind="pretrained", pretrained="resnet18", weights=str(path))
+    data = textures(6, 0)
+    judge = learned("pretrained", 0, Split(data.images, np.zeros(6, np.int64)), knobs)
+    features, classes = look(judge, data.images)
+    assert features.shape == (6, 512)
+    assert float(features.square().mean()) == pytest.approx(1, rel=1e-4)
+    assert not classes.any()
+    torch.testing.assert_close(judge.trunk.network.conv1.weight, resnet["conv1.weight"])  # type: ignore[union-attr]
+    assert not any(weights.requires_grad for weights in judge.trunk.parameters())
+
+
+def test_a_wrong_file_of_weights_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "noise.safetensors").write_bytes(b"hello" * 10)
+    (tmp_path / "noise.pth").write_bytes(b"hello" * 10)
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
+    for name in ("noise.safetensors", "noise.pth", "other.pth", "missing.pth"):
+        with pytest.raises(UserError) as error:
+            trunks.pretrained("resnet18", str(tmp_path / name))
+        assert str(error.value).startswith(f"features.weights: {tmp_path / name}: ")
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="torchvision has no 'resnet19'"):
+        trunks.pretrained("resnet19", None)
+    with pytest.raises(ValueError, match="weights: missing; name the file"):
+        Knobs(kind="pretrained")
+
+
+class Touches:
+    """A pickle of this makes a file when it is read without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("by", ["torch", "pickle"])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_code_in_a_file_of_weights_is_refused_and_not_run(by: str, tmp_path: Path) -> None:
+    path, touched = tmp_path / "evil.pth", tmp_path / "touched"
+    torch.save({"a": Touches(touched)}, path) if by == "torch" else path.write_bytes(pickle.dumps(Touches(touched)))
+    with pytest.raises(
+        UserError, match=r"features.weights: .*evil\.pth: these are not the weights of resnet18"
+    ) as error:
+        trunks.pretrained("resnet18", str(path))
+    assert "\n" not in str(error.value)
+    assert not touched.exists()
+    torch.load(path, weights_only=False) if by == "torch" else pickle.loads(path.read_bytes())
+    assert touched.exists()  # it would have run

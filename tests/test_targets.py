@@ -1,0 +1,27 @@
+"""The recipes as they stand, not shortened: what `dvc repro` gives in a fresh clone. Bounds leave room for rounding."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, Project
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(("family", "ratio"), [("diffusion", 1.6), ("gan", 1.9), ("vae", 2.4)])
+def test_the_recipe_draws_digits_of_the_asked_class_and_invents_them(
+    family: str, ratio: float, project: Project
+) -> None:
+    shutil.copy(ROOT / "params.yaml", project.path / "params.yaml")
+    project.check("dvc", "repro", f"evaluate@digits-{family}")
+    figures = json.loads((project.path / f"reports/digits-{family}/quality.json").read_text())
+    assert figures["fid_ratio"] < ratio
+    assert figures["class_accuracy"] > 0.96
+    assert figures["classes_present"] == 10
+    assert figures["class_entropy"] > 0.99
+    assert figures["recall"] > 0.85
+    if family != "vae":
+        assert figures["memorised"] <= 0.02

@@ -257,7 +257,7 @@ class Thin:
 
     def picture(self, step: int, network: nn.Module) -> None: ...
 
-    def saved(self, step: int) -> None:
+    def saving(self, step: int) -> None:
         self.curves.flush()
 
 

@@ -36,7 +36,7 @@ class Watcher(Protocol):
 
     def point(self, step: int, curves: dict[str, float]) -> None: ...
     def picture(self, step: int, network: nn.Module) -> None: ...
-    def saved(self, step: int) -> None: ...
+    def saving(self, step: int) -> None: ...
 
 
 @dataclass
@@ -99,8 +99,8 @@ def run(
         if training.step % knobs.picture_every == 0 or last:
             watcher.picture(training.step, training.ema)
         if training.step % save_every(knobs) == 0 or last:
+            watcher.saving(training.step)  # first: what a checkpoint is past is not shown again
             save(training, path)
-            watcher.saved(training.step)
         progress(training.step, note(training.history))
 
 

@@ -44,7 +44,7 @@ class Looker:
         np.save(content, samples[len(self.rows) :])
         layout.replace(self.work / f"snapshot-{step:08d}.npy", content.getvalue())
 
-    def saved(self, step: int) -> None:
+    def saving(self, step: int) -> None:
         self.curves.flush()
 
     def write_snapshots(self, folder: Path) -> None:

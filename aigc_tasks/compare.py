@@ -14,7 +14,7 @@ PICTURE = Path("reports/compare.png")
 ROWS = {  # figure: whether more is better; None where it depends
     "fid_ratio": False,
     "fid": False,
-    "kid": False,
+    "kid": None,
     "precision": True,
     "recall": True,
     "density": None,
@@ -29,6 +29,7 @@ PLOTTED = ("fid_ratio", "precision", "recall", "coverage")
 
 def compare(names: list[str]) -> str:
     """The table, with a note where the figures do not compare; draws ``PICTURE``. Raises ``UserError``."""
+    names = list(dict.fromkeys(names))
     datasets = {name: recipe(name).dataset.name for name in names}
     figures = {name: measured(name) for name in names}
     draw(figures)
@@ -49,6 +50,8 @@ def measured(name: str) -> dict[str, Any]:
         figures: dict[str, Any] = json.loads((layout.report(name) / "quality.json").read_text())
     except FileNotFoundError:
         raise UserError(f"{layout.report(name)}: {name} has not been measured yet; first: aigc run {name}") from None
+    if "fid_low" not in figures:
+        raise UserError(f"{layout.report(name)}: measured by an earlier version; next: aigc run {name}")
     return figures
 
 
@@ -67,7 +70,7 @@ def cells(row: str, figures: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def bounds(row: str, found: dict[str, Any]) -> tuple[float, float]:
-    """The 95 % interval of a figure; KID's is two standard deviations of its subsets' mean, the ratio's that of FID."""
+        raise UserError(f"{layout.report(name)}: {name} was measured by an earlier version; next: aigc run {name}")
     if row == "fid_ratio":
         return found["fid_low"] / found["fid_floor"], found["fid_high"] / found["fid_floor"]
     if row == "kid":

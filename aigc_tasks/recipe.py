@@ -94,16 +94,17 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
     training = entry["train"] or {}
     if isinstance(training, dict):
         training = {**kind.training, **training}
+    model = validated(kind, entry["model"], f"{where}.model")
     after = validated(postprocess.Knobs, entry["postprocess"], f"{where}.postprocess")
     return Recipe(
         name=name,
         dataset=dataset(entry["dataset"], path),
         family_name=family,
-        family=validated(kind, entry["model"], f"{where}.model"),
+        family=model,
         network=network_for(kind, entry["network"], family, f"{where}.network"),
         train=validated(train.Knobs, training, f"{where}.train"),
         postprocess=after,
-        sampling=validated(kind.Sampling, after.sampling, f"{where}.postprocess.sampling"),
+        sampling=model.checked(validated(kind.Sampling, after.sampling, f"{where}.postprocess.sampling"), where),
         evaluate=validated(evaluate.Knobs, entry["evaluate"], f"{where}.evaluate"),
     )
 

@@ -114,9 +114,11 @@ def divided(manifest: pd.DataFrame, knobs: Knobs) -> pd.DataFrame:
             ranked = ranked[count:]
         manifest.loc[ranked, "split"] = "train"
     manifest["row"] = manifest.groupby("split").cumcount().where(manifest["split"].notna()).astype("Int64")
-    missing = [split for split in SPLITS if not (manifest["split"] == split).any()]
+    missing = [split for split in SPLITS if (manifest["split"] == split).sum() < 2]
     if missing:
-        raise UserError(f"{layout.PARAMS}: clean: no samples are left for {missing[0]}; add data or change the shares")
+        raise UserError(
+            f"{layout.PARAMS}: clean: fewer than two samples are left for {missing[0]}; add data or change the shares"
+        )
     return manifest.drop(columns="order")
 
 

@@ -60,12 +60,12 @@ def evaluate(name: str) -> None:
     figures, recognised = measured(evidence)
     nearest, copies = memorised(evidence, folder)
     figures |= copies | likelihood(evidence, sampler) | before(evidence)
-    progress = over_training(evidence, folder)
+    progress, floor = over_training(evidence, folder)
     show_reconstructions(evidence, sampler, folder)
     figures = measure.rounded(figures)
     (folder / "quality.json").write_text(json.dumps(figures, indent=2) + "\n")
     write_confusion(folder / "confusion.csv", evidence, recognised)
-    report.write(folder, settings, sampler.card, figures, progress, nearest)
+    report.write(folder, settings, sampler.card, figures, progress, floor, nearest)
     record(evidence, time.monotonic() - began)
     print(f"evaluate {name}  {report.sentence(figures)}")
 
@@ -95,10 +95,8 @@ def measured(evidence: Evidence) -> tuple[Figures, np.ndarray]:
     for prefix, split in (("", data.test), ("val_", data.val)):
         real = features(evidence, split.images)
         figures |= {f"{prefix}{name}": value for name, value in measure.similarity(samples, real, knobs).items()}
-        floors = measure.similarity(floor, real, knobs)
-        figures |= {
-            f"{prefix}{name}_floor": value for name, value in floors.items() if "_" not in name or "std" in name
-        }
+        floors = measure.plain(floor, real, knobs)
+        figures |= {f"{prefix}{name}_floor": value for name, value in floors.items()}
         figures[f"{prefix}fid_ratio"] = figures[f"{prefix}fid"] / figures[f"{prefix}fid_floor"]
     if data.classes:
         asked = evidence.asked if evidence.card.classes else None
@@ -117,8 +115,9 @@ def memorised(evidence: Evidence, folder: Path) -> tuple[list[float], Figures]:
     nearest pairs in ``neighbours.png``: samples above, training images below; returns their distances in grey levels.
     """
     data, seed = evidence.data, evidence.settings.evaluate.seed
-    rows = np.sort(np.random.default_rng(seed).permutation(len(evidence.images))[:COMPARED])
-    sets = (evidence.images[rows], data.train.images, data.test.images[:COMPARED], data.val.images[:COMPARED])
+    rows = some(len(evidence.images), COMPARED, seed)
+    test_rows, val_rows = (some(len(split.images), COMPARED, seed) for split in (data.test, data.val))
+    sets = (evidence.images[rows], data.train.images, data.test.images[test_rows], data.val.images[val_rows])
     figures: Figures = {}
     nearest: list[tuple[Tensor, Tensor]] = []
     for name, view in (("memorised", pixels), ("memorised_features", features)):
@@ -135,6 +134,11 @@ def memorised(evidence: Evidence, folder: Path) -> tuple[list[float], Figures]:
     return [float(distance / size) for distance in distances[closest]], figures
 
 
+def some(count: int, most: int, seed: int) -> np.ndarray:
+    """Row numbers of at most ``most`` of ``count`` images by chance: arrays may be in order of the classes."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
 def pixels(evidence: Evidence, images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images)).to(evidence.device).float().flatten(1)
 
@@ -148,7 +152,8 @@ def likelihood(evidence: Evidence, sampler: Sampler) -> Figures:
     seed = evidence.settings.evaluate.seed
     figures: Figures = {}
     for name, split in (("", evidence.data.test), ("_train", evidence.data.train)):
-        bits = sampler.bits(split.images[:ENCODED], split.labels[:ENCODED], seed)
+        rows = some(len(split.images), ENCODED, seed)
+        bits = sampler.bits(split.images[rows], split.labels[rows], seed)
         if bits is not None:
             figures |= measure.mean(f"bits_per_dimension{name}", bits, seed)
     return figures
@@ -162,15 +167,18 @@ def before(evidence: Evidence) -> Figures:
     real = features(evidence, evidence.data.val.images)
     knobs = evidence.settings.evaluate
     drawn, made = (features(evidence, images) for images in (np.load(path, mmap_mode="r"), evidence.images))
+    count = min(len(drawn), len(evidence.data.train.images))
+    drawn, made = (measure.some(features, count, knobs.seed) for features in (drawn, made))
     figures = {f"before_val_{name}": value for name, value in measure.similarity(drawn, real, knobs).items()}
-    after = measure.similarity(made, real, knobs)
-    gain = figures["before_val_fid"] - after["fid"]
-    figures["postprocess_gain"] = gain
+    figures["postprocess_gain"] = figures["before_val_fid"] - quality.fid(made, real)
     return figures
 
 
-def over_training(evidence: Evidence, folder: Path) -> list[dict[str, float]]:
-    """Validation figures of the few samples kept at every look during training; also ``progress.csv``."""
+def over_training(evidence: Evidence, folder: Path) -> tuple[list[dict[str, float]], float]:
+    """Validation figures of the few samples kept at every look during training; also ``progress.csv``.
+
+    And the FID of as many training images: the floor of these figures, higher than that of more samples.
+    """
     rows = []
     real = features(evidence, evidence.data.val.images)
     with np.load(layout.model(evidence.settings.name) / "snapshots.npz") as looks:
@@ -186,7 +194,9 @@ def over_training(evidence: Evidence, folder: Path) -> list[dict[str, float]]:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    return rows
+    train = evidence.data.train.images
+    known = features(evidence, train[some(len(train), len(seen), evidence.settings.evaluate.seed)])
+    return rows, quality.fid(known, real)
 
 
 def show_reconstructions(evidence: Evidence, sampler: Sampler, folder: Path) -> None:

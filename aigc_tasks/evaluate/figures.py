@@ -23,12 +23,24 @@ def similarity(images: Tensor, real: Tensor, knobs: Knobs) -> Figures:
     figures["fid_low"], figures["fid_high"] = confidence.of_fid(images, real, knobs.seed)
     subsets = knobs.kid_subsets, knobs.kid_subset_size, knobs.seed
     figures["kid"], figures["kid_std"] = quality.kid(images, real, *subsets)
+    for name, values in manifold(images, real, knobs).items():
+        figures |= mean(name, values.float().cpu().numpy(), knobs.seed)
+    return figures
+
+
+def plain(images: Tensor, real: Tensor, knobs: Knobs) -> Figures:
+    """The same without intervals: resampling costs most of the time."""
+    mean, std = quality.kid(images, real, knobs.kid_subsets, knobs.kid_subset_size, knobs.seed)
+    figures = {"fid": quality.fid(images, real), "kid": mean, "kid_std": std}
+    return figures | {name: float(values.float().mean()) for name, values in manifold(images, real, knobs).items()}
+
+
+def manifold(images: Tensor, real: Tensor, knobs: Knobs) -> dict[str, Tensor]:
+    """Precision, recall, density and coverage, sample by sample, of as many of either by chance."""
     count = min(len(images), len(real))
     k = min(knobs.neighbours, count - 1)
     found = neighbours.manifold(some(images, count, knobs.seed), some(real, count, knobs.seed), k)
-    for name, values in found._asdict().items():
-        figures |= mean(name, values.float().cpu().numpy(), knobs.seed)
-    return figures
+    return found._asdict()
 
 
 def classes(asked: np.ndarray | None, recognised: np.ndarray, count: int, seed: int) -> Figures:

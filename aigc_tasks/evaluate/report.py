@@ -17,7 +17,7 @@ from aigc_tasks.recipe import Recipe
 
 mpl.use("Agg")
 MEANINGS = {  # in the order of the page
-    "fid": "distance of all samples to all real images (Fréchet, Heusel 2017); lower is better",
+    "fid": "distance of the samples to all real images (Fréchet, Heusel 2017); lower is better",
     "kid": "the same without bias from the number of images (Bińkowski 2018); lower is better",
     "precision": "samples that look like some real image (Kynkäänniemi 2019): quality",
     "recall": "real images that some sample looks like (Kynkäänniemi 2019): diversity",
@@ -43,19 +43,24 @@ def sentence(figures: Figures) -> str:
 def helped(figures: Figures) -> str:
     """Whether post-processing helped, by validation FID, and beyond what chance would do."""
     before, gain = figures["before_val_fid"], figures["postprocess_gain"]
-    chance = (figures["before_val_fid_high"] - figures["before_val_fid_low"]) / 4  # two intervals' half width each
+    chance = (figures["before_val_fid_high"] - figures["before_val_fid_low"]) / 2  # half the 95 % interval
     verdict = "helped" if gain > chance else "did harm" if -gain > chance else "made no difference beyond chance"
     return f"{verdict} (validation FID {before:.3g} before, {before - gain:.3g} after)"
 
 
 def write(
-    folder: Path, settings: Recipe, card: Card, figures: Figures, progress: list[dict[str, float]], nearest: list[float]
+    folder: Path,
+    settings: Recipe,
+    card: Card,
+    figures: Figures,
+    progress: list[dict[str, float]],
+    floor: float,
+    nearest: list[float],
 ) -> None:
     """``report.html`` in the folder, from the figures and the pictures that lie there."""
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.jinja")
     with open(folder / "curves.csv", newline="") as file:
         curves = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    floors = {"fid": figures["fid_floor"]}
     content = page.render(
         name=settings.name,
         sentence=sentence(figures),
@@ -72,7 +77,7 @@ def write(
         helped=helped(figures) if "postprocess_gain" in figures else None,
         pictures={path.stem: embedded(path.read_bytes()) for path in sorted(folder.glob("*.png"))},
         curves=embedded(plotted(curves, {}, logarithmic=False)),
-        progress=embedded(plotted(progress, floors, logarithmic=True)),
+        progress=embedded(plotted(progress, {"fid": floor}, logarithmic=True)),
         nearest=", ".join(f"{distance:.1f}" for distance in nearest),
     )
     (folder / "report.html").write_text(content)

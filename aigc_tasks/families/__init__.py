@@ -75,6 +75,10 @@ class Family(Knobs, ABC):
         Near noise gives near images. ``sampling`` is an instance of ``Sampling``.
         """
 
+    def checked(self, sampling: Any, where: str) -> Any:
+        """``sampling``, if this model can be sampled so; raises ``UserError`` beginning with ``where``."""
+        return sampling
+
     def reconstruct(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
         """What the model keeps of images B×C×H×W in [-1, 1]; None for a family that does not look at images."""
         return None

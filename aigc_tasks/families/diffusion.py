@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from aigc_tasks import knobs, networks
+from aigc_tasks.errors import UserError
 from aigc_tasks.families import Family, Objective
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Sampling(knobs.Knobs):
     evaluations: int = Field(19, gt=0, description="of the network per image; two make a step of Heun's method")
     guidance: float = Field(1.0, ge=0, description="1: as learned; more: clearer classes, less variety, twice the cost")
     churn: float = Field(
-        0.0, ge=0, le=1, description="noise added before a step, as a share of the noise there; 0: none"
+        0.0, ge=0, le=1, description="how far a step first goes back towards the level before, by fresh noise"
     )
 
 
@@ -58,6 +59,14 @@ class Diffusion(Family):
         velocity = denoiser((1 - t) * images + t * noise, level, labels)
         loss = (velocity - (noise - images)).square().mean()
         yield Objective("denoiser", loss, {"velocity": loss.detach()})
+
+    def checked(self, sampling: Any, where: str) -> Any:
+        if sampling.guidance != 1 and self.hidden_labels == 0:
+            raise UserError(
+                f"{where}.postprocess.sampling.guidance: a model that always saw the labels cannot be guided; "
+                "set `guidance: 1.0`, or `hidden_labels: 0.1` under model and train again"
+            )
+        return sampling
 
     def noise_shape(self, shape: tuple[int, int, int]) -> tuple[int, ...]:
         return shape

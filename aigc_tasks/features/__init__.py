@@ -19,7 +19,7 @@ class Knobs(knobs.Compute):
     pretrained: str = Field("inception_v3", description="kind pretrained: a network of torchvision's")
     weights: str | None = Field(None, description="kind pretrained: its weights, a .pth or .safetensors file of yours")
     steps: int = Field(1000, gt=0, description="batches to learn from")
-    batch: int = Field(64, gt=0, description="images per step")
+    batch: int = Field(64, gt=1, description="images per step")
     learning_rate: float = Field(1e-3, gt=0, description="Adam's, at the first step; falls to 0 on a half cosine")
     width: int = Field(32, gt=0, description="channels at full resolution")
     seed: int = Field(0, ge=0)

@@ -55,10 +55,10 @@ def features(name: str) -> None:
     knobs = dataset(name).features
     device = compute.prepare(knobs)
     data = arrays.load(layout.clean(name))
-    kind = knobs.kind if knobs.kind != "auto" else "classifier" if data.classes else "selfsupervised"
-    if kind == "classifier" and not data.classes:
+    kind = knobs.kind if knobs.kind != "auto" else "classifier" if len(data.classes) > 1 else "selfsupervised"
+    if kind == "classifier" and len(data.classes) < 2:
         raise UserError(
-            f"params.yaml: datasets.{name}.features.kind: a classifier needs labels, which {name} has not; "
+            f"params.yaml: datasets.{name}.features.kind: a classifier needs two classes, which {name} has not; "
             "set `kind: selfsupervised`"
         )
     torch.manual_seed(compute.seeded(knobs.seed))

@@ -64,7 +64,7 @@ Step = Annotated[Reject | Change, Field(discriminator="do")]
 class Knobs(knobs.Compute):
     """The ``postprocess:`` section of a recipe."""
 
-    count: int | None = Field(None, gt=0, description="samples; by default as many as trained on, at most 10,000")
+    count: int | None = Field(None, gt=1, description="samples; by default as many as trained on, at most 10,000")
     seed: int = Field(0, ge=0)
     sampling: dict[str, Any] = Field({}, description="knobs of the family's sampler")
     steps: list[Step] = Field([], description="what is done to the samples, in this order")

@@ -39,7 +39,7 @@ def realism(features: np.ndarray, real: np.ndarray) -> np.ndarray:
     point's radius reaches to its third neighbour; the half with the larger radii are outliers and do not count.
     """
     points = floats(real)
-    within = neighbours.radii(points, NEIGHBOUR)
+    within = neighbours.radii(points, min(NEIGHBOUR, len(points) - 1))
     dense = within <= within.median()
     points, radii = points[dense], within[dense]
     scores = [(radii / torch.cdist(some, points).clamp_min(1e-12)).amax(1) for some in floats(features).split(CHUNK)]

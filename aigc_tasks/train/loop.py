@@ -115,10 +115,9 @@ def resident(images: np.ndarray, device: torch.device) -> Tensor:
 def step(training: Training, family: Family, knobs: Knobs, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """One batch: every objective of the family in order, then the moving average. Returns what to plot."""
     rate = learning_rate(knobs, training.step)
-    parts = [
-        family.objectives(training.networks, *part)
-        for part in zip(images.chunk(knobs.accumulate), labels.chunk(knobs.accumulate), strict=True)
-    ]
+    chunks = list(zip(images.chunk(knobs.accumulate), labels.chunk(knobs.accumulate), strict=True))
+    sizes = [len(chunk) for chunk, _ in chunks]
+    parts = [family.objectives(training.networks, *chunk) for chunk in chunks]
     curves: dict[str, Tensor] = {}
     narrow = torch.autocast(images.device.type, torch.bfloat16, enabled=knobs.precision == "bfloat16")
     while True:
@@ -130,9 +129,10 @@ def step(training: Training, family: Family, knobs: Knobs, images: Tensor, label
             optimiser = training.optimisers[objective.network]
             if number == 0:
                 optimiser.zero_grad()
-            (objective.loss / len(parts)).backward()
+            share = sizes[number] / len(images)
+            (objective.loss * share).backward()
             for name, value in objective.curves.items():
-                curves[name] = curves.get(name, torch.zeros_like(value)) + value / len(parts)
+                curves[name] = curves.get(name, torch.zeros_like(value)) + value * share
         if objective is None:
             break
         if knobs.clip:

@@ -27,17 +27,30 @@ def take(name: str, source: str | None = None) -> list[str]:
         raise UserError(f"{layout.PARAMS}: recipes.{name}: is in use already; run it: aigc run {name}")
     file = layout.CATALOGUE / f"{name}.yaml"
     recipe.read(file)  # a file that is not YAML is named
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000  # long lines are the user's
-    offer, params = yaml.load(file.read_text()), yaml.load(layout.PARAMS.read_text())
-    if params is None:
-        params = CommentedMap()
+    yaml = editor()
+    offer, params = yaml.load(file.read_text()), yaml.load(layout.PARAMS.read_text()) or {}
     fill(offer, params, name, source)
     validate(yaml, offer, name, file)
+    return put(offer)
+
+
+def editor() -> YAML:
+    """YAML that is written as it was read: comments, order and quotes are the user's."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000  # long lines, too
+    return yaml
+
+
+def put(offer: Any) -> list[str]:
+    """Write the data sets and recipes that are not in use yet into ``params.yaml``; returns what was added."""
+    yaml = editor()
+    params = yaml.load(layout.PARAMS.read_text())
+    if params is None:
+        params = CommentedMap()
     added = []
     for table in ("datasets", "recipes"):
-        for key, entry in offer[table].items():
+        for key, entry in offer.get(table, {}).items():
             if key not in (params.get(table) or {}):
                 insert(params, table, key, entry)
                 added.append(f"{table}.{key}")

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data = typer.Typer(help="Versions of a data set: list, compare, bring up to date.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+DatasetName = Annotated[str, typer.Argument(help="a data set of params.yaml, for example digits")]
 
 
 @contextmanager
@@ -154,6 +159,64 @@ def add(
 
         added = take(recipe, source)
         print(f"{layout.PARAMS}: added {', '.join(added)}; next: aigc run {recipe}")
+
+
+@app.command("add-data")
+def add_data(
+    name: Annotated[str, typer.Argument(help="what the data set is to be called: a-z, 0-9, - and _")],
+    source: Annotated[
+        str, typer.Argument(help="a folder, archive, Parquet file, shards, list of addresses, URL, or torchvision:NAME")
+    ],
+    labels: Annotated[str | None, typer.Option(help="CSV that names each file's class")] = None,
+    size: Annotated[int | None, typer.Option(help="side of the square that images are resized and cropped to")] = None,
+    kind: Annotated[str | None, typer.Option(help="kind of source, where a look does not tell it rightly")] = None,
+) -> None:
+    """Look at a source of images, say what is in it and write a data set for it into params.yaml."""
+    stand = Path.cwd()
+    with one_line_errors():
+        from aigc_tasks import inspection
+
+        print(inspection.add(name, source, stand, labels, size, kind))
+
+
+@data.command("log")
+def data_log(name: DatasetName) -> None:
+    """The versions of a data set, newest first, and how to bring an old one back."""
+    with one_line_errors():
+        from aigc_tasks import versions
+
+        print(versions.log(name))
+
+
+@data.command("diff")
+def data_diff(
+    name: DatasetName,
+    a: Annotated[int, typer.Argument(help="number of a version")],
+    b: Annotated[int | None, typer.Argument(help="number of a later one (default: the newest)")] = None,
+) -> None:
+    """What differs between two versions of a data set: entries added, changed and removed, and the classes."""
+    with one_line_errors():
+        from aigc_tasks import versions
+
+        print(versions.diff(name, a, b))
+
+
+@data.command("update")
+def data_update(name: DatasetName) -> None:
+    """Acquire a data set again, taking in what was added, changed or removed since, and clean it."""
+    with one_line_errors():
+        from aigc_tasks import versions
+
+        print(versions.update(name, print))
+
+
+@app.command()
+def drift(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
+    """Compare a recipe's data set as it is now with what its model was trained on: same, grown or drifted."""
+    with one_line_errors():
+        from aigc_tasks import drift as drifting
+
+        print(drifting.drift(recipe))
 
 
 @app.command()

@@ -224,8 +224,11 @@ def run(
     bar: Callable[[int, int, str], None] | None = None,
     extra: dict[str, str] | None = None,
     pulse: Callable[[], None] = lambda: None,
+    force: bool = False,
 ) -> str:
     """``dvc repro --single-item`` of the stages in a child process; returns "ran", "restored" or "skipped".
+
+    ``force`` runs them also if they are up to date, as a data set must be whose source DVC does not watch.
 
     ``line`` gets each line of output as it comes, ``bar`` the progress of the stage; ``pulse`` is called every second
     and may raise to stop the work. On any exception, KeyboardInterrupt and SystemExit included, the child and all
@@ -237,7 +240,8 @@ def run(
     env.pop(PIPED, None)
     if bar is not None:
         env[PIPED] = "1"
-    child = lifeline.spawn("dvc", "repro", "--single-item", *targets, env=env, output=lifeline.PIPE)
+    options = ["--single-item", "--force"] if force else ["--single-item"]
+    child = lifeline.spawn("dvc", "repro", *options, *targets, env=env, output=lifeline.PIPE)
     outcome, errors = "skipped", []
     try:
         for text in lines_of(child, pulse):

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from aigc_tasks.errors import UserError
 
@@ -50,6 +51,10 @@ def report(recipe: str) -> Path:
     return Path("reports", recipe)
 
 
+def data_report(dataset: str) -> Path:
+    return Path("reports/data", f"{dataset}.html")
+
+
 @contextmanager
 def written_whole(final: Path) -> Iterator[Path]:
     """A folder to write into that takes its final name only when everything in it is written.
@@ -68,15 +73,22 @@ def written_whole(final: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def replace(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part, also after a power cut."""
+@contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into that takes its name only when it is whole, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with open(unfinished, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    with written(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

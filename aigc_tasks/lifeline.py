@@ -97,6 +97,19 @@ def end_with_dvc() -> None:
     threading.Thread(target=watch, name="end-with-dvc", daemon=True).start()
 
 
+def end_with_parent(parent: int) -> None:
+    """In a worker process: end when the process that started it has ended; leave Ctrl-C to that process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
 def main() -> None:
     """In the child: hold the pipe, hand on an empty standard input, and become the module."""
     pipe = os.dup(0)

@@ -42,8 +42,9 @@ def progress(label: str, total: int, start: int = 0) -> Iterator[Callable[[int, 
         if now - spoke >= SPARSE or done == total:
             spoke = now
             rate = (done - start) / max(now - began, 1e-9)
+            of = f"/{total}" if total else ""  # who cannot know says 0
             left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            print(f"{label}  {done}/{total}  {note}  {rate:.3g}/s{left}", flush=True)
+            print(f"{label}  {done}{of}  {note}  {rate:.3g}/s{left}", flush=True)
 
     yield say
 

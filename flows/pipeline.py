@@ -75,6 +75,7 @@ def pipeline(recipe: str) -> State:
             if not state.is_completed():
                 return ended(state)
         publish(recipe, bool(why))
+        publish_data(settings.dataset.name)
     return Completed(name="Completed" if why else "UpToDate", message=f"{recipe} is up to date")
 
 
@@ -215,4 +216,19 @@ def publish(recipe: str, changed: bool) -> None:
         key=f"{recipe.replace('_', '-')}-quality",
         markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples](data:image/png;base64,{picture})",
         description="measured now" if changed else "up to date: nothing had to run",
+    )
+
+
+def publish_data(dataset: str) -> None:
+    """What became of the data as an artifact: the counts, and where the report with the pictures lies."""
+    report = json.loads((layout.clean(dataset) / "report.json").read_text())
+    counts = {"entries": report["samples"], "kept": report["kept"], **report["splits"]}
+    counts |= {f"dropped: {reason}": count for reason, count in report["dropped"].items()}
+    counts |= {f"flagged: {flag}": count for flag, count in report["flagged"].items()}
+    rows = "\n".join(f"| {name} | {count} |" for name, count in counts.items())
+    page = layout.data_report(dataset).resolve()
+    create_markdown_artifact(
+        key=f"{dataset.replace('_', '-')}-data",
+        markdown=f"# {dataset}\n\n| | |\n|---|---|\n{rows}\n\nWith pictures: [{layout.data_report(dataset)}]({page.as_uri()})",
+        description="what the data set is made of",
     )

@@ -1,15 +1,15 @@
-"""Bring a data set's files into ``data/raw/NAME``, and read them back one sample at a time.
+"""Bring a data set into ``data/raw/NAME``: a source lists what it offers, ``intake`` reads what is new of it.
 
-One file per kind of source. Each defines ``Source``, the knobs of a data set's ``acquire:`` section, with two methods:
-``fetch(folder)`` writes the source's files as they come, and ``samples(folder)`` yields what is in them.
+One file per kind of source. Each defines ``Source``, the knobs of a data set's ``acquire:`` section, with one method:
+``entries(work)`` lists everything the source offers without reading it. ``raw`` is the format of what is brought.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,28 @@ import numpy as np
 
 from aigc_tasks.knobs import Knobs
 
+KIND = re.compile(r"^class Source\(", re.MULTILINE)
 
-class Sample(NamedTuple):
-    """One raw sample: a grey or colour picture as uint8 1×H×W or 3×H×W, and what its source says of it."""
+
+class Entry(NamedTuple):
+    """One thing a source offers, not yet read."""
 
     id: str
-    source: str  # the file it came from, relative to the raw folder
+    """Its path in the source: relative, '/'-separated, valid Unicode, unique."""
     label: str | None
-    split: str | None  # "train", "val" or "test" where the source has such a division of its own
-    image: np.ndarray | None
-    flaw: str | None = None  # why it cannot be used; there is no image then
+    split: str | None
+    """"train", "val" or "test" where the source has such a division of its own."""
+    stamp: str | None
+    """Changes whenever the content does (size and time, ETag, CRC); None: it must be read to know."""
+    read: Callable[[], bytes | np.ndarray] | None
+    """Gives the encoded file, or pixels uint8 C×H×W (C is 1 or 3) where the source holds bare arrays.
+
+    It is called once or never, in any thread, and it may be called after the listing has moved on or ended.
+    """
+    source: str = ""
+    """The archive, shard or file it comes from within the source; empty for a file of its own."""
+    flaw: str | None = None
+    """Why it must not be read (a link, encrypted, too large …); ``read`` is None then."""
 
 
 class Source(Knobs, ABC):
@@ -35,17 +47,17 @@ class Source(Knobs, ABC):
     kind: str
 
     @abstractmethod
-    def fetch(self, folder: Path) -> None:
-        """Write the source's files into the empty ``folder``; raises ``UserError`` if they cannot be had."""
+    def entries(self, work: Path) -> Iterator[Entry]:
+        """Every entry, in the same order every time: sorted by id wherever that is cheap.
 
-    @abstractmethod
-    def samples(self, folder: Path) -> Iterator[Sample]:
-        """Every sample in ``folder``, in an order that depends on the files' content alone."""
+        ``work`` is a scratch folder that survives a kill: downloads resume there. Raises ``UserError``.
+        """
 
 
 def kinds() -> list[str]:
-    """The kinds of source there are: the files of this package."""
-    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    """The kinds of source there are: the files of this package that define one. None is imported to know."""
+    files = sorted(Path(__file__).parent.glob("[!_]*.py"))
+    return [file.stem for file in files if KIND.search(file.read_text(encoding="utf-8"))]
 
 
 def source(kind: str) -> type[Source]:

@@ -1,13 +1,13 @@
 """``python -m aigc_tasks.acquire DATASET``"""
 
 from aigc_tasks import layout, stage
+from aigc_tasks.acquire.intake import take_in
 from aigc_tasks.recipe import dataset
 
 
 def acquire(name: str) -> None:
-    source = dataset(name).acquire
-    with layout.written_whole(layout.raw(name)) as folder:
-        source.fetch(folder)
+    brought = take_in(dataset(name).acquire, layout.raw(name), layout.LOCAL / "acquire" / name)
+    print(f"acquire {name}  {brought}")
 
 
 if __name__ == "__main__":

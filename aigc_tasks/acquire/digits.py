@@ -16,15 +16,10 @@ INK = 16  # the darkest value: each pixel counts the ink in a 4×4 square of the
 class Source(acquire.Source):
     kind: Literal["digits"]
 
-    def fetch(self, folder: Path) -> None:
+    def entries(self, work: Path) -> Iterator[acquire.Entry]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        np.save(folder / "images.npy", digits.images.astype(np.uint8))
-        np.save(folder / "labels.npy", digits.target.astype(np.uint8))
-
-    def samples(self, folder: Path) -> Iterator[acquire.Sample]:
-        images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
-        levels = np.round(images * (255 / INK)).astype(np.uint8)[:, None]
-        for number, (image, label) in enumerate(zip(levels, labels, strict=True)):
-            yield acquire.Sample(f"{number:04d}", "images.npy", str(label), None, image)
+        levels = np.round(digits.images.astype(np.uint8) * (255 / INK)).astype(np.uint8)[:, None]
+        for number, (image, label) in enumerate(zip(levels, digits.target, strict=True)):
+            yield acquire.Entry(f"{number:04d}", str(label), None, None, image.copy, "digits.csv.gz")

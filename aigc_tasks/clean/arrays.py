@@ -12,6 +12,7 @@ import pandas as pd
 from aigc_tasks.errors import UserError
 
 SPLITS = ("train", "val", "test")
+DIGITS = 18  # of a class's number at most; what is longer is a name made of digits
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Clean:
 
 def in_order(labels: set[str]) -> list[str]:
     """Class names in a fixed order: by number where all are numbers, else by spelling."""
-    return sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
+    numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
 def load(folder: Path) -> Clean:

@@ -1,136 +1,209 @@
-"""Check every sample, drop what must not be learned from, divide the rest into splits."""
+"""Check every entry, drop what must not be learned from, divide the rest into splits, and account for all of it.
+
+Two passes: every entry is looked at once, in parallel (``looking``); then the table of what was found, which is small,
+is judged as a whole, and the pixels of what is kept are copied chunk by chunk to their places. Memory holds the table
+and a few chunks, however many samples there are. Results depend on the entries alone, not on how they came in.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from aigc_tasks import acquire, layout
-from aigc_tasks.clean import Knobs
+from aigc_tasks import layout
+from aigc_tasks.acquire import raw
+from aigc_tasks.clean import Knobs, duplicates, looking, outliers, profile, report, schema, splitting
 from aigc_tasks.clean.arrays import SPLITS, in_order
+from aigc_tasks.clean.parts import Parts
 from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 from aigc_tasks.recipe import dataset
 
-Row = dict[str, Any]
-
-MISFIT = "size differs"  # how ``image.flaw`` begins
-FIRST = {"test": 0, "val": 1}  # a source's own splits, in the order in which they keep what is in both
+COLUMNS = [
+    "id", "source", "sha256", "file_sha256", "label", "split", "row", "reason", "flags",
+    "width", "height", "mode", "brightness", "contrast", "near", "outlier",
+]  # fmt: skip
+SHOWN = 8  # examples of one reason in the report
+PAIRED = 12  # pairs of near duplicates there
+DIGITS = 3  # of a distance; the last bits depend on how many are computed at once
 
 
 def clean(name: str) -> None:
-    """The stage: ``data/raw/NAME`` to ``data/clean/NAME``."""
+    """The stage: ``data/raw/NAME`` to ``data/clean/NAME`` and ``reports/data/NAME.html``."""
+    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it was given for good
     settings = dataset(name)
-    samples = settings.acquire.samples(layout.raw(name))
-    manifest, images = checked(samples, settings.clean.size, settings.clean.colour)
-    misfits = manifest["reason"].str.startswith(MISFIT, na=False).sum()
-    if misfits > len(manifest) / 2:
-        raise UserError(
-            f"{layout.PARAMS}: datasets.{name}.clean.size: {misfits} of {len(manifest)} images have another size than "
-            "the first; set it, for example to 64, to have all resized and cropped to so many pixels a side"
+    knobs, folder = settings.clean, layout.raw(name)
+    rows, parts = table(folder, knobs, layout.LOCAL / "clean" / name, f"clean {name}")
+    rows["split"] = splitting.assigned(rows, knobs)
+    duplicates.mark(rows, knobs, parts.pixels)
+    score(rows, knobs, parts)
+    try:
+        trouble = unusable(rows, knobs, name)
+        if trouble is None:
+            splitting.numbered(rows, knobs)
+    except UserError as error:
+        trouble = str(error)
+    if trouble is not None:
+        rows["row"] = pd.Series(pd.NA, rows.index, "Int64")
+    versions = raw.versions(folder)
+    manifest = rows[COLUMNS]
+    layout.replace(
+        layout.data_report(name), report.page(name, manifest, pictures(rows, parts), versions, None, trouble)
+    )
+    if trouble is not None:
+        raise UserError(f"{trouble}; see {layout.data_report(name)}")
+    schema.validated(manifest, knobs.checks.duplicate != "drop")
+    with layout.written_whole(layout.clean(name)) as target:
+        write(rows, parts, target)
+        save(manifest, target / "manifest.parquet")
+        profile.write(target / "profile.npz", described(rows, parts))
+        said = {**report.summary(manifest), "digest": versions[-1]["digest"]}
+        layout.replace(target / "report.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+    print(f"clean {name}  {said['kept']} of {said['samples']} samples kept, {said['splits']}")
+
+
+def table(folder: Path, knobs: Knobs, work: Path, label: str) -> tuple[pd.DataFrame, Parts]:
+    """What was found in every entry that no later version replaces, in the order of the ids, and the pixels to it."""
+    replaced = raw.superseded(folder)
+    paths: list[Path] = []
+    tables: list[pa.Table] = []
+    for chunk, path, found in looking.seen(folder, knobs, work, label):
+        if old := replaced.get(chunk.file):
+            found = found.filter(pc.invert(pc.is_in(found["id"], pa.array(old, pa.large_string()))))
+        tables.append(found.append_column("chunk", pa.array(np.full(len(found), len(paths), np.int32))))
+        paths.append(path)
+    whole = pa.concat_tables(tables)
+    tables.clear()
+    ids = whole["id"].combine_chunks()
+    if not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
+        whole = whole.sort_by("id")
+    rows = whole.to_pandas(split_blocks=True, self_destruct=True)
+    return rows, Parts(paths, rows["chunk"].to_numpy(), rows["place"].to_numpy())
+
+
+def unusable(rows: pd.DataFrame, knobs: Knobs, name: str) -> str | None:
+    """Why what is left is too little to go on with, None if it is enough."""
+    dropped = rows["reason"].dropna()
+    where = f"{layout.PARAMS}: datasets.{name}.clean"
+    misfits = int(dropped.str.startswith("size differs").sum())
+    if misfits > len(rows) / 2:
+        return (
+            f"{where}.size: {misfits} of {len(rows)} images have another size than the first; "
+            "set it, for example to 64, to have all resized and cropped to so many pixels a side"
         )
-    if len(images) < len(SPLITS):
-        raise UserError(f"{layout.raw(name)}: fewer than {len(SPLITS)} usable samples; look at the source's files")
-    manifest = divided(manifest, settings.clean)
-    channels = max(map(len, images.values()))
-    with layout.written_whole(layout.clean(name)) as folder:
-        for split in SPLITS:
-            rows = manifest.index[manifest["split"] == split]
-            np.save(folder / f"{split}.npy", np.stack([image.coloured(images[row], channels) for row in rows]))
-        manifest.to_parquet(folder / "manifest.parquet", index=False)
-        report = summary(manifest)
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"clean {name}  {report['kept']} of {report['samples']} samples kept, {report['splits']}")
-
-
-def checked(
-    samples: Iterator[acquire.Sample], size: int | None = None, colour: str = "auto"
-) -> tuple[pd.DataFrame, dict[int, np.ndarray]]:
-    """A manifest row per sample, and the pictures of the rows that are kept; ``reason`` says why a sample is dropped.
-
-    Pictures have the size and the colour asked for; by ``auto`` each stays grey or colour as it is. The source's own
-    test and val samples come first, so that a duplicate between its splits is dropped from training.
-    """
-    found: list[tuple[Row, np.ndarray | None]] = []
-    side: tuple[int, ...] | None = None
-    for sample in samples:
-        digest, reason, small = None, sample.flaw, None
-        if sample.image is not None:
-            digest = hashlib.sha256(repr(sample.image.shape).encode() + sample.image.tobytes()).hexdigest()
-            small = suited(sample.image, size, colour)
-            side = side or small.shape[1:]
-            reason = reason or image.flaw(small, (len(small), *side))
-        row: Row = {"id": sample.id, "source": sample.source, "sha256": digest, "label": sample.label,
-                    "split": sample.split, "row": None, "reason": reason}  # fmt: skip
-        found.append((row, small if reason is None else None))
-    found.sort(key=lambda pair: FIRST.get(pair[0]["split"], len(FIRST)))
-    seen: dict[str, str] = {}
-    images: dict[int, np.ndarray] = {}
-    for number, (row, small) in enumerate(found):
-        if small is not None and row["sha256"] in seen:
-            row["reason"] = f"duplicate of {seen[row['sha256']]}"
-        elif small is not None:
-            seen[row["sha256"]] = row["id"]
-            images[number] = small
-    columns = ["id", "source", "sha256", "label", "split", "row", "reason"]
-    manifest = pd.DataFrame([row for row, _ in found], columns=columns)
-    return manifest.astype({"label": "str", "split": "str", "reason": "str"}), images
-
-
-def suited(picture: np.ndarray, size: int | None, colour: str) -> np.ndarray:
-    """A source's picture in the size and the colour asked for."""
-    if picture.dtype != np.uint8:
-        return picture  # a flaw, which is found later
-    if colour != "auto":
-        picture = image.coloured(picture, {"grey": 1, "rgb": 3}[colour])
-    return image.fitted(picture, size) if size else picture
-
-
-def divided(manifest: pd.DataFrame, knobs: Knobs) -> pd.DataFrame:
-    """The manifest with ``split`` and ``row`` filled in for kept samples and empty for dropped ones.
-
-    Stratified: the shares hold within every class. Stable: a sample's place depends on its content and on the seed,
-    not on the order of files. A test or val split that the source brings is kept as it is.
-    """
-    manifest = manifest.copy()
-    kept = manifest["reason"].isna()
-    given = kept & manifest["split"].isin(FIRST)
-    order = [hashlib.sha256(f"{knobs.seed}/{digest}".encode()).hexdigest() for digest in manifest["sha256"]]
-    manifest["order"] = order
-    brought = manifest["split"].where(given)
-    shares = {"val": knobs.val, "test": knobs.test}
-    shares = {split: share for split, share in shares.items() if split not in set(brought)}
-    manifest["split"] = brought
-    for _, members in manifest[kept & ~given].fillna({"label": ""}).groupby("label"):
-        ranked = list(members.sort_values("order").index)
-        for split, share in shares.items():
-            count = round(share * len(members))
-            manifest.loc[ranked[:count], "split"] = split
-            ranked = ranked[count:]
-        manifest.loc[ranked, "split"] = "train"
-    manifest["row"] = manifest.groupby("split").cumcount().where(manifest["split"].notna()).astype("Int64")
-    missing = [split for split in SPLITS if (manifest["split"] == split).sum() < 2]
-    if missing:
-        raise UserError(
-            f"{layout.PARAMS}: clean: fewer than two samples are left for {missing[0]}; add data or change the shares"
+    kept = len(rows) - len(dropped)
+    if kept < knobs.survive * len(rows) or not kept:
+        most = report.group(dropped).value_counts()
+        return (
+            f"{where}.survive: {kept} of {len(rows)} entries are usable, at least {knobs.survive:.0%} must be; most "
+            f"others: {most.index[0]} ({most.iloc[0]}); mend the source, or the checks in params.yaml"
         )
-    return manifest.drop(columns="order")
+    return None
 
 
-def summary(manifest: pd.DataFrame) -> dict[str, Any]:
-    """Counts: samples, kept, dropped by reason, per split, per class and split."""
-    kept = manifest[manifest["split"].notna()]
-    reasons = manifest["reason"].dropna().str.replace(r" of .*", "", regex=True)
-    table = pd.crosstab(kept["label"], kept["split"]).reindex(columns=SPLITS, fill_value=0)
-    return {
-        "samples": len(manifest),
-        "kept": len(kept),
-        "dropped": {reason: int(count) for reason, count in reasons.value_counts().sort_index().items()},
-        "splits": {split: int((kept["split"] == split).sum()) for split in SPLITS},
-        "classes": {label: table.loc[label].to_dict() for label in in_order(set(table.index))},
-    }
+def score(rows: pd.DataFrame, knobs: Knobs, parts: Parts) -> None:
+    """Fill in ``outlier``, the distance to the middle of what is kept, and judge it."""
+    rows["outlier"] = pd.Series(np.nan, rows.index, "float32")
+    kept = rows.index[rows["reason"].isna()].to_numpy()
+    if knobs.checks.outlier == "off" or len(kept) <= 2 * profile.DIMENSIONS:
+        return
+    distance = outliers.Distance(parts.embedding(drawn(rows["key"], kept, outliers.FITTED)))
+    for found, embeddings in parts.embeddings(kept):
+        rows.loc[found, "outlier"] = distance(embeddings).round(DIGITS).astype(np.float32)
+    far = kept[rows.loc[kept, "outlier"] > distance.limit]
+    if knobs.checks.outlier == "drop":
+        rows.loc[far, "reason"] = "outlier"
+    else:
+        rows.loc[far, "flags"] = [f"{old}; outlier" if old else "outlier" for old in rows.loc[far, "flags"]]
+
+
+def drawn(keys: pd.Series, rows: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the rows, in order: those of the lowest hashes, which is as good as by chance."""
+    return np.sort(rows[np.argsort(keys.to_numpy()[rows], kind="stable")[:count]])
+
+
+def save(manifest: pd.DataFrame, path: Path) -> None:
+    """Write the manifest, some thousand rows at a time."""
+    with pq.ParquetWriter(path, pa.Schema.from_pandas(manifest.head(0), preserve_index=False)) as file:
+        for at in range(0, len(manifest), schema.PORTION):
+            file.write(pa.Table.from_pandas(manifest.iloc[at : at + schema.PORTION], preserve_index=False))
+
+
+def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
+    """``train.npy``, ``val.npy`` and ``test.npy``: each sample of what is kept in the row that the table says."""
+    kept = rows.index[rows["reason"].isna()].to_numpy()
+    channels = int(rows.loc[kept, "channels"].max())
+    with ExitStack() as stack:
+        arrays: dict[str, tuple[IO[bytes], int]] = {}
+        for some, pixels in parts.pixels(kept):
+            # a grey one among colours was repeated: any of its channels is it
+            pixels = image.coloured(pixels, 3) if channels == 3 else pixels[:, :1]
+            if not arrays:
+                for split in SPLITS:
+                    file: IO[bytes] = stack.enter_context(open(folder / f"{split}.npy", "wb"))
+                    shape = (int((rows["split"] == split).sum()), *pixels.shape[1:])
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    arrays[split] = file, file.tell()
+            for split, row, one in zip(rows.loc[some, "split"], rows.loc[some, "row"], pixels, strict=True):
+                file, start = arrays[split]
+                file.seek(start + row * one.nbytes)
+                file.write(one.tobytes())
+
+
+def described(rows: pd.DataFrame, parts: Parts) -> profile.Profile:
+    """What drift is measured against: figures of some of what is kept, and the counts of all."""
+    kept = rows.index[rows["reason"].isna()].to_numpy()
+    some = rows.loc[drawn(rows["key"], kept, profile.MOST)]
+    labels = rows["label"].where(rows["reason"].isna()).dropna()
+    classes = in_order(set(labels.unique()))
+    numbers = {label: number for number, label in enumerate(classes)}
+    counts = labels.value_counts().reindex(classes) if classes else pd.Series([len(kept)])
+    digest = sum(int(digest, 16) for digest in rows["sha256"].where(rows["reason"].isna()).dropna()) % 2**256
+    return profile.Profile(
+        embedding=parts.embedding(some.index.to_numpy()),
+        statistics=np.ascontiguousarray(some[["width", "height", "brightness", "contrast"]], np.float32),
+        labels=some["label"].map(numbers).fillna(0).to_numpy(np.int64),
+        classes=classes,
+        counts=counts.to_numpy(np.int64),
+        digest=f"{digest:064x}",
+        shas=some["sha256"].to_list(),
+    )
+
+
+def pictures(rows: pd.DataFrame, parts: Parts) -> report.Pictures:
+    """The examples that the report shows, the first of each sort."""
+    shown = rows.loc[rows["place"] >= 0, ["id", "label", "reason", "flags", "near"]]
+    dropped = examples(shown.assign(group=report.group(shown["reason"])), "group", SHOWN)
+    flags = shown.loc[shown["reason"].isna() & (shown["flags"] != ""), "flags"].str.split("; ").explode()
+    flagged = examples(pd.DataFrame({"group": report.group(flags)}), "group", SHOWN)
+    kept = examples(shown[shown["reason"].isna()].fillna({"label": ""}), "label", SHOWN)
+    near = shown[shown["reason"].str.startswith("near duplicate", na=False)].head(PAIRED)
+    number = pd.Series(rows.index, rows["id"])
+    twins = dict(zip(near.index.tolist(), number[near["near"]].tolist(), strict=True))
+    wanted = {row for sort in (dropped, flagged, kept) for group in sort.values() for row in group}
+    wanted |= {*twins, *twins.values()}
+    found = {
+        int(row): one for some, pixels in parts.pixels(np.array(sorted(wanted), int))
+        for row, one in zip(some, pixels, strict=True)
+    }  # fmt: skip
+    ids = rows["id"]
+    return report.Pictures(
+        dropped={name: [(ids[row], found[row]) for row in group] for name, group in dropped.items()},
+        pairs=[(ids[row], found[row], ids[twin], found[twin]) for row, twin in twins.items()],
+        flagged={name: [(ids[row], found[row]) for row in group] for name, group in flagged.items()},
+        kept={name: [found[row] for row in group] for name, group in kept.items()},
+    )
+
+
+def examples(rows: pd.DataFrame, column: str, count: int) -> dict[str, list[int]]:
+    """The first ``count`` rows of each value of the column."""
+    return {str(name): [int(row) for row in group.index[:count]] for name, group in rows.groupby(column)}

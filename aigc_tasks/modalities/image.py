@@ -10,22 +10,11 @@ from PIL import Image, ImageOps
 GRID_PIXELS = 720  # a grid of small pictures is enlarged to about this width, so that it can be looked at
 
 
-def flaw(image: np.ndarray, shape: tuple[int, ...]) -> str | None:
-    """Why this C×H×W array cannot be used beside images of ``shape``, None if it can."""
-    if image.dtype != np.uint8:
-        return f"pixels are {image.dtype}, not 8-bit"
-    if image.shape != shape:
-        return f"size differs ({'×'.join(map(str, image.shape))})"
-    if image.min() == image.max():
-        return "blank"
-    return None
-
-
-def coloured(image: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 1×H×W or 3×H×W with 1 channel (Pillow's luma of a colour) or 3 (a grey one repeated)."""
-    if len(image) == channels:
-        return image
-    return np.repeat(image, 3, axis=0) if channels == 3 else np.asarray(picture(image).convert("L"))[None]
+def coloured(images: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 …×1×H×W or …×3×H×W with 1 channel (Pillow's luma of one colour picture) or 3 (a grey one repeated)."""
+    if images.shape[-3] == channels:
+        return images
+    return np.repeat(images, 3, axis=-3) if channels == 3 else np.asarray(picture(images).convert("L"))[None]
 
 
 def fitted(image: np.ndarray, size: int) -> np.ndarray:

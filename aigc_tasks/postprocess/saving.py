@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ DURATION = 80  # milliseconds a frame
 def one_each(folder: Path, kind: str, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
     """One file a sample, KIND/NUMBER_CLASS.KIND, its pixels kept bit for bit; images uint8 N×C×H×W, labels N."""
     (folder / kind).mkdir()
+    words = [re.sub(r"[^\w.-]+", "-", name) for name in classes]  # a class may be called T-shirt/top
     with progress(f"save {kind}", len(images)) as update:
         for number, (sample, label) in enumerate(zip(images, labels, strict=True)):
-            name = f"{number:05d}_{classes[label]}.{kind}" if classes else f"{number:05d}.{kind}"
+            name = f"{number:05d}_{words[label]}.{kind}" if words else f"{number:05d}.{kind}"
             image.picture(sample).save(folder / kind / name, **OPTIONS[kind])
             update(number + 1, "")
 

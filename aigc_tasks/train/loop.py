@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from aigc_tasks import compute
 from aigc_tasks.clean.arrays import Split
-from aigc_tasks.compute import seeded
 from aigc_tasks.errors import UserError
-from aigc_tasks.families import Family
+from aigc_tasks.families import Family, Objective
 from aigc_tasks.modalities import image
 from aigc_tasks.train import Knobs, checkpoint
 from aigc_tasks.train.augmentation import augmented, transform
@@ -29,6 +30,7 @@ from aigc_tasks.train.augmentation import augmented, transform
 ORDER, STEP = 1, 2  # what a seed is for: the order of an epoch, the draws of a step
 BEYOND = 1e8  # a loss this large will not come back
 SHARE = 0.5  # of a GPU's free memory that the data set may take
+AHEAD = 100  # seeds made at a time
 
 
 class Watcher(Protocol):
@@ -41,10 +43,14 @@ class Watcher(Protocol):
 
 @dataclass
 class Training:
-    """All that changes while training. ``history`` has one row of mean curves per ``log_every`` steps."""
+    """All that changes while training. ``history`` has one row of mean curves per ``log_every`` steps.
+
+    ``averages`` are the parameters of ``ema``: to walk its modules at every step takes longer than to average.
+    """
 
     networks: dict[str, nn.Module]
     ema: nn.Module
+    averages: list[Tensor]
     optimisers: dict[str, Optimizer]
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -63,7 +69,7 @@ def begin(family: Family, networks: dict[str, nn.Module], knobs: Knobs) -> Train
         sampler = networks[family.sampler]
         for part in sampler.children() if isinstance(sampler, nn.ModuleDict) else [sampler]:
             part.compile()
-    return Training(networks, ema, optimisers)
+    return Training(networks, ema, [*ema.parameters()], optimisers)
 
 
 def run(
@@ -81,27 +87,33 @@ def run(
     labels = torch.from_numpy(data.labels).to(images.device)
     change = transform(knobs.augment)
     sums: dict[str, Tensor] = {}
+    said = note(training.history)
+    seeds = step_seeds(knobs.seed, training.step)
     order = Order(len(images), min(knobs.batch, len(images)), knobs.seed)
     if training.step == 0:
         watcher.picture(0, training.ema)
     while training.step < knobs.steps:
-        rows = order.batch(training.step).to(images.device)
-        torch.manual_seed(seeded(knobs.seed, STEP, training.step))
+        rows = order.batch(training.step).to(images.device, non_blocking=True)
+        compute.reseed(device, next(seeds))
         batch = image.encode(augmented(images[rows], change).to(device, non_blocking=True))
-        for name, value in step(training, family, knobs, batch, labels[rows].to(device)).items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        add(sums, step(training, family, knobs, batch, labels[rows].to(device)))
         training.step += 1
         last = training.step == knobs.steps
+        pictured = training.step % knobs.picture_every == 0 or last
+        saved = training.step % save_every(knobs) == 0 or last
         if training.step % knobs.log_every == 0 or last:
             curves = means(sums, training, knobs)
             watcher.point(training.step, curves)
+            said = note(training.history)
             sums = {}
-        if training.step % knobs.picture_every == 0 or last:
+        if pictured or saved:
+            take_buffers(training.ema, training.networks[family.sampler])
+        if pictured:
             watcher.picture(training.step, training.ema)
-        if training.step % save_every(knobs) == 0 or last:
+        if saved:
             watcher.saving(training.step)  # first: what a checkpoint is past is not shown again
             save(training, path)
-        progress(training.step, note(training.history))
+        progress(training.step, said)
 
 
 def resident(images: np.ndarray, device: torch.device) -> Tensor:
@@ -119,7 +131,7 @@ def step(training: Training, family: Family, knobs: Knobs, images: Tensor, label
     sizes = [len(chunk) for chunk, _ in chunks]
     parts = [family.objectives(training.networks, *chunk) for chunk in chunks]
     curves: dict[str, Tensor] = {}
-    narrow = torch.autocast(images.device.type, torch.bfloat16, enabled=knobs.precision == "bfloat16")
+    narrow = torch.autocast(images.device.type, torch.bfloat16) if knobs.precision == "bfloat16" else nullcontext()
     while True:
         for number, part in enumerate(parts):
             with narrow:
@@ -129,24 +141,37 @@ def step(training: Training, family: Family, knobs: Knobs, images: Tensor, label
             optimiser = training.optimisers[objective.network]
             if number == 0:
                 optimiser.zero_grad()
-            share = sizes[number] / len(images)
-            (objective.loss * share).backward()
-            for name, value in objective.curves.items():
-                curves[name] = curves.get(name, torch.zeros_like(value)) + value * share
+            if len(parts) > 1:
+                objective = scaled(objective, sizes[number] / len(images))
+            objective.loss.backward()
+            add(curves, objective.curves)
         if objective is None:
             break
+        group = optimiser.param_groups[0]
         if knobs.clip:
-            nn.utils.clip_grad_norm_(training.networks[objective.network].parameters(), knobs.clip)
-        optimiser.param_groups[0]["lr"] = rate
+            nn.utils.clip_grad_norm_(group["params"], knobs.clip)
+        group["lr"] = rate
         optimiser.step()
-    average(training.ema, training.networks[family.sampler], decay(knobs, training.step))
+    weights = training.optimisers[family.sampler].param_groups[0]["params"]
+    with torch.no_grad():
+        torch._foreach_lerp_(training.averages, weights, 1 - decay(knobs, training.step))
     return curves
 
 
+def scaled(objective: Objective, share: float) -> Objective:
+    """The objective of a part of a batch, as its share of the whole batch's."""
+    curves = {name: value * share for name, value in objective.curves.items()}
+    return Objective(objective.network, objective.loss * share, curves)
+
+
+def add(sums: dict[str, Tensor], curves: dict[str, Tensor]) -> None:
+    for name, value in curves.items():
+        sums[name] = sums.get(name, 0) + value
+
+
 @torch.no_grad()
-def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the average towards the weights; of buffers it holds the last."""
-    get_ema_multi_avg_fn(decay)([*ema.parameters()], [*network.parameters()], 0)
+def take_buffers(ema: nn.Module, network: nn.Module) -> None:
+    """Of buffers the average holds the last. It is enough before it is looked at."""
     for kept, now in zip(ema.buffers(), network.buffers(), strict=True):
         kept.copy_(now)
 
@@ -154,6 +179,12 @@ def average(ema: nn.Module, network: nn.Module, decay: float) -> None:
 def decay(knobs: Knobs, step: int) -> float:
     """Of the moving average: less in the first steps, so that it soon forgets the initial weights."""
     return min(knobs.ema, (1 + step) / (10 + step)) if step else 0.0
+
+
+def step_seeds(seed: int, step: int) -> Iterator[int]:
+    """What each step from ``step`` on is seeded with. Made ``AHEAD``: between two steps, one takes 20 times as long."""
+    for start in itertools.count(step, AHEAD):
+        yield from [compute.seeded(seed, STEP, number) for number in range(start, start + AHEAD)]
 
 
 class Order:
@@ -170,7 +201,7 @@ class Order:
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.epoch = epoch
-            generator = torch.Generator().manual_seed(seeded(self.seed, ORDER, epoch))
+            generator = torch.Generator().manual_seed(compute.seeded(self.seed, ORDER, epoch))
             self.rows = torch.randperm(self.count, generator=generator)
         return self.rows[place * self.size : (place + 1) * self.size]
 

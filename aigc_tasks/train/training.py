@@ -81,7 +81,10 @@ def train(name: str) -> None:
         with layout.written_whole(layout.model(name)) as folder:
             model.save_model(folder, card, training.ema)
             watcher.write_snapshots(folder)
+            shutil.copyfile(layout.clean(settings.dataset.name) / "profile.npz", folder / "profile.npz")
         write_curves(layout.report(name) / "curves.csv", training.history)
+        if (page := layout.data_report(settings.dataset.name)).exists():
+            client.log_artifact(run_id, str(page), "data")
         tracking.log_model(client, run_id, layout.model(name), label=(card.classes or ["-"])[0])
     except BaseException as error:
         client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")

@@ -1,0 +1,208 @@
+"""Parquet files with encoded pictures in a column, as Hugging Face's ``datasets`` writes them or as plain bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from aigc_tasks import acquire
+from aigc_tasks.acquire import Entry, archives, shards
+from aigc_tasks.acquire import labels as csv
+from aigc_tasks.errors import UserError
+
+IMAGE = ("image", "img", "picture", "bytes", "content", "jpg", "png")
+BATCH = 128  # rows that are decoded at once
+
+
+class Source(acquire.Source):
+    kind: Literal["parquet"]
+    source: str = Field(description="a .parquet file, a folder of them, or a URL of either; {000..012} stands for many")
+    image: str | None = Field(None, description="column of the pictures; without it, it is found by its type and name")
+    label: str | None = Field(None, description="column of the classes; without it, it is found if there is one")
+    split: str | None = Field(None, description="column of the splits; without it, `split` or what file names tell")
+    labels: str | None = Field(None, description="path or URL of a CSV with a class for each id, instead of a column")
+    options: dict[str, Any] = Field(
+        default_factory=dict, exclude=True, description="for fsspec, where `source` is a URL: endpoint_url, anon, …"
+    )
+
+    def entries(self, work: Path) -> Iterator[Entry]:
+        found = self.listed(work)
+        return found if self.labels is None else csv.applied(found, self.labels, self.options)
+
+    def listed(self, work: Path) -> Iterator[Entry]:
+        for shard in shards.brought(self.source, (".parquet",), self.options, work):
+            try:
+                with pq.ParquetFile(shard.file) as file:
+                    columns = self.columns(file.schema_arrow, shard.name)
+                    yield from rows(file, shard, columns)
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                reason = str(error).partition("\n")[0][:200]
+                raise UserError(
+                    f"{shard.file}: not a whole Parquet file ({reason}); replace it, or move it out of the source"
+                ) from None
+
+    def columns(self, schema: pa.Schema, name: str) -> Columns:
+        """The columns to read; raises ``UserError`` if there are none, or not of a type that can be used."""
+        features = described(schema)
+        for knob in ("image", "label", "split"):
+            column = getattr(self, knob)
+            if column is not None and column not in schema.names:
+                has = ", ".join(schema.names)[:200]
+                raise UserError(f"{name}: has no column {column!r}; set `{knob}` in params.yaml to one of: {has}")
+        image = self.image or column_of_pictures(schema, features)
+        if image is None or not holds_bytes(schema.field(image).type):
+            held = ", ".join(f"{field.name} ({field.type})" for field in schema)[:300]
+            raise UserError(
+                f"{name}: no column of encoded pictures{f' is {image!r}' if image else ''}; set `image` in params.yaml "
+                f"to one of bytes, or of structs with `bytes`; it has {held}"
+            )
+        label = None if self.labels else self.label or column_of_labels(schema, features)
+        if label is not None and not is_class(schema.field(label).type):
+            raise UserError(
+                f"{name}: column {label!r} holds {schema.field(label).type}, no classes; "
+                "set `label` in params.yaml to one of whole numbers or text"
+            )
+        split = self.split or ("split" if "split" in schema.names and is_class(schema.field("split").type) else None)
+        classes = features.get(label, {}).get("names") if label else None
+        return Columns(image, label, split, classes)
+
+
+class Columns(NamedTuple):
+    """What is read of a file."""
+
+    image: str
+    label: str | None
+    split: str | None
+    classes: list[str] | None  # of Hugging Face's ClassLabel: the names of label 0, 1, …
+
+
+def described(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What Hugging Face's ``datasets`` has noted of each column."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return {}
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and holds_bytes(field.type) for field in kind.fields)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def column_of_pictures(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> str | None:
+    """The one that is noted as such, else that has a name for it, else the first of a fitting type."""
+    fitting = [field.name for field in schema if holds_bytes(field.type)]
+    noted = [name for name in fitting if features.get(name, {}).get("_type") == "Image"]
+    named = [name for known in IMAGE for name in fitting if name.lower() == known]
+    return next(iter(noted + named + fitting), None)
+
+
+def column_of_labels(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> str | None:
+    """The one that has a name for it, else the first that is noted as such; None if there is none."""
+    fitting = [field.name for field in schema if is_class(field.type)]
+    named = [name for known in csv.LABEL for name in fitting if name.lower() == known]
+    noted = [name for name in fitting if features.get(name, {}).get("_type") == "ClassLabel"]
+    return next(iter(named + noted), None)
+
+
+def is_class(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean)
+    return any(test(kind) for test in tests)
+
+
+def rows(file: pq.ParquetFile, shard: shards.Shard, columns: Columns) -> Iterator[Entry]:
+    """The entries of one file. Their pictures are read a row group at a time, when and if they are asked for."""
+    number = 0
+    is_struct = pa.types.is_struct(file.schema_arrow.field(columns.image).type)
+    column = f"{columns.image}.bytes" if is_struct else columns.image
+    small = [name for name in (columns.label, columns.split) if name is not None]
+    for index in range(file.metadata.num_row_groups):
+        group = Group(shard.file, file.metadata, index, column)
+        count = file.metadata.row_group(index).num_rows
+        told = told_in(file, index, small) if small else iter([{}] * count)
+        for row, values in enumerate(told):
+            label, flaw = named(values.get(columns.label), columns.classes) if columns.label else (None, None)
+            division = str(values.get(columns.split)).lower() if columns.split else ""
+            split = csv.SPLITS.get(division) if columns.split else shard.split
+            read = partial(group.read, row) if flaw is None else None
+            yield Entry(f"{shard.name}/{number:07d}", label, split, shard.stamp, read, shard.name, flaw)
+            number += 1
+
+
+def told_in(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for batch in file.iter_batches(4096, row_groups=[group], columns=columns, use_threads=False):
+        yield from batch.to_pylist()
+
+
+def named(value: Any, classes: list[str] | None) -> tuple[str | None, str | None]:
+    """The class that a label stands for, and what is wrong with it; -1 is Hugging Face's word for none."""
+    if value is None or value == "" or (classes and value == -1):
+        return None, "no label"
+    if not classes or isinstance(value, str):
+        return str(value), None
+    if not 0 <= value < len(classes):
+        return None, f"label {value} is none of {len(classes)} classes"
+    return str(classes[value]), None
+
+
+class Group:
+    """The pictures of one row group, decoded forwards a batch at a time: they are asked for in about that order."""
+
+    def __init__(self, file: Path, metadata: pq.FileMetaData, index: int, column: str) -> None:
+        self.file, self.metadata, self.index, self.column = file, metadata, index, column
+        self.lock = Lock()
+        self.flaw: str | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        self.decoded = self.batches()
+        self.first, self.held = 0, [pa.array([], pa.binary())] * 2  # the last two batches, and the row they begin with
+
+    def batches(self) -> Iterator[pa.Array]:
+        # Without a buffer before it, a column of a row group comes in pages: some files are one group of gigabytes.
+        with pq.ParquetFile(self.file, metadata=self.metadata, pre_buffer=False, buffer_size=1 << 20) as file:
+            for batch in file.iter_batches(BATCH, row_groups=[self.index], columns=[self.column], use_threads=False):
+                content = batch.column(0)
+                yield content.field("bytes") if pa.types.is_struct(content.type) else content
+
+    def read(self, row: int) -> bytes:
+        """The picture in a row, counted from the group's first; raises ``ValueError`` if there is none."""
+        with self.lock:
+            if self.flaw is None:
+                try:
+                    return self.found(row)
+                except (pa.ArrowException, OSError, StopIteration) as error:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
+                    # Decoding cannot go on behind it, and would fail again for every row that is asked for.
+                    self.flaw = f"row group {self.index} is damaged"
+            raise ValueError(self.flaw)
+
+    def found(self, row: int) -> bytes:
+        if row < self.first:
+            self.restart()
+        while row >= self.first + sum(map(len, self.held)):
+            self.first += len(self.held[0])
+            self.held = [self.held[1], next(self.decoded)]
+        offset = row - self.first
+        older, newer = self.held
+        content = (older[offset] if offset < len(older) else newer[offset - len(older)]).as_py()
+        if content is None:
+            raise ValueError("no bytes in the file")
+        if len(content) > archives.LARGEST:
+            raise ValueError(archives.TOO_LARGE)
+        return content

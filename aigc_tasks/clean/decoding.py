@@ -1,0 +1,241 @@
+"""An encoded picture as plain pixels: upright, grey or RGB, or the reason why it is none.
+
+Only formats that Pillow decodes itself are asked for; none of them runs a program.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+
+from aigc_tasks.clean import Knobs
+
+ENDINGS = {
+    "PNG": {".png", ".apng"},
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "MPO": {".jpg", ".jpeg", ".mpo"},
+    "WEBP": {".webp"},
+    "BMP": {".bmp", ".dib"},
+    "GIF": {".gif"},
+    "TIFF": {".tif", ".tiff"},
+    "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
+    "AVIF": {".avif"},
+    "TGA": {".tga"},
+}
+FORMATS = [form for form in ENDINGS if form != "MPO"]  # which Pillow knows as a kind of JPEG alone
+KNOWN = {ending for endings in ENDINGS.values() for ending in endings}
+UNSIGNED = 0xFFFF  # the largest level of a 16-bit picture
+DEEP = re.compile(r"(RGB.?|LA|CMYK);16")  # what Pillow calls the levels of a file that it makes 8-bit ones of
+SCANS = 500  # of a progressive JPEG: each is a pass over the whole picture, and real ones have a dozen
+PAGES = 1000  # of a TIFF that are counted: Pillow compares each with all before it
+TILE = (322, 323)  # TIFF's tags: width and height
+ZEROS = bytes(256)  # at the end of a compressed picture: its length came, its content never did
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Image.MAX_IMAGE_PIXELS = None  # `pixels` in params.yaml is the bound, which is checked before decoding
+
+
+class Flaw(Exception):
+    """Why there are no pixels to learn from; the message is the manifest's reason."""
+
+
+@dataclass
+class Picture:
+    """Plain pixels, mode L or RGB, upright, and what was found on the way."""
+
+    pixels: Image.Image
+    mode: str  # in the file
+    reason: str | None = None  # why it is dropped all the same
+    flags: list[str] = field(default_factory=list)
+
+
+def decoded(content: bytes, name: str, knobs: Knobs) -> Picture:
+    """The first picture in ``content``; raises ``Flaw``. Nothing that a file holds raises anything else."""
+    if not content:
+        raise Flaw("unreadable (empty file)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what matters about a file is written in the manifest
+            with Image.open(io.BytesIO(content), formats=FORMATS) as file:
+                return looked_at(file, content, name, knobs)
+    except Flaw:
+        raise
+    except UnidentifiedImageError:
+        known = PurePosixPath(name).suffix.lower() in KNOWN
+        raise Flaw("unreadable (no picture inside)" if known else "not a picture") from None
+    except Exception as error:  # a damaged file makes decoders raise anything
+        raise Flaw(f"unreadable ({type(error).__name__})") from None
+
+
+def looked_at(file: Image.Image, content: bytes, name: str, knobs: Knobs) -> Picture:
+    """The opened file as a plain picture; what its header says is judged before a pixel is decoded."""
+    checks = knobs.checks
+    defused(file, content, knobs.pixels)
+    found = Picture(file, file.mode)
+    ending = PurePosixPath(name).suffix.lower()
+    if ending in KNOWN and ending not in ENDINGS[file.format or ""]:
+        judge(found, checks.wrong_type, "wrong type", f"{file.format} behind {ending}")
+    frames = pages(file) if file.format == "TIFF" else getattr(file, "n_frames", 1)
+    if frames > 1 and file.format != "MPO":  # a camera's preview beside the picture
+        judge(found, checks.animation, "animation", f"{frames} frames")
+    levels = str(file.tile[0].args) if file.tile else ""
+    if file.mode == "I" and ";32" in levels:
+        raise Flaw("unreadable (more than 16 bits)")
+    try:
+        file.load()
+        if breaks_off(file.format, content):
+            judge(found, checks.truncated, "truncated")
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if "truncated" not in str(error) and "broken" not in str(error) and not isinstance(error, EOFError):
+            raise
+        judge(found, checks.truncated, "truncated")
+        if found.reason:
+            raise Flaw(found.reason) from None
+        file = remains(content)
+    conversions = ["16 bit"] if DEEP.search(levels) else []
+    found.pixels = plain(upright(file, conversions), conversions)
+    for conversion in conversions:
+        judge(found, checks.odd_mode, "odd mode", conversion)
+    return found
+
+
+def defused(file: Image.Image, content: bytes, pixels: int) -> None:
+    """Raise ``Flaw`` if decoding would take memory or time out of all proportion to the content."""
+    if file.width * file.height > pixels:
+        raise Flaw(f"bomb ({file.width}×{file.height})")
+    if file.format == "TIFF":
+        width, height = (file.tag_v2.get(tag, 0) for tag in TILE)  # type: ignore[attr-defined]
+        if isinstance(width, int) and isinstance(height, int) and width * height > pixels:
+            raise Flaw(f"bomb (a tile of {width}×{height})")
+    if file.info.get("progressive") and (scans := content.count(b"\xff\xda")) > SCANS:
+        raise Flaw(f"bomb ({scans} scans)")
+
+
+def pages(file: Image.Image) -> int:
+    """The pages of a TIFF that can be read, at most ``PAGES``."""
+    count = 1
+    try:
+        while count < PAGES:
+            file.seek(count)
+            count += 1
+    except Exception:  # EOFError at the end; what comes after the first page may be damaged, which raises anything
+        pass
+    file.seek(0)
+    return count
+
+
+def breaks_off(form: str | None, content: bytes) -> bool:
+    """Whether pixels are made of what is no content, unnoticed by the decoder: zeros decode to anything.
+
+    A PNG's pixels have checksums, which Pillow does not compare.
+    """
+    if form == "PNG":
+        return any(
+            kind == b"IDAT"
+            and content[end : end + 4] != zlib.crc32(memoryview(content)[at + 4 : end]).to_bytes(4, "big")
+            for at, end, kind in png_chunks(content)
+        )
+    if form in ("JPEG", "MPO"):  # an end marker does not occur within a scan
+        return content.endswith(ZEROS) and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+    return form in ("WEBP", "AVIF") and content.endswith(ZEROS)
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Begin, end of the data, and type of each chunk up to the last one."""
+    at, kind = 8, b""
+    while kind != b"IEND" and at + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        yield at, at + 8 + length, kind
+        at += length + 12
+
+
+def judge(found: Picture, policy: str, reason: str, detail: str = "") -> None:
+    """Follow the policy of one check that found something."""
+    said = f"{reason} ({detail})" if detail else reason
+    if policy == "drop":
+        found.reason = found.reason or said
+    elif policy == "flag":
+        found.flags.append(said)
+
+
+def remains(content: bytes) -> Image.Image:
+    """What there is of a picture that breaks off."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        file = Image.open(io.BytesIO(content), formats=FORMATS)
+        file.load()
+        return file
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def upright(picture: Image.Image, conversions: list[str]) -> Image.Image:
+    """Turned as the camera was held (EXIF), in sRGB if an embedded profile says it is in another space."""
+    try:
+        turn = TURNS.get(picture.getexif().get(0x0112, 1))
+    except Exception:  # broken EXIF says nothing, and raises anything
+        turn = None
+    if turn is not None:
+        conversions.append("turned upright")
+        picture = picture.transpose(turn)
+    profile = picture.info.get("icc_profile")
+    if profile and picture.mode in ("RGB", "RGBA", "CMYK"):
+        try:
+            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in ImageCms.getProfileDescription(given):
+                mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+                converted = ImageCms.profileToProfile(picture, given, ImageCms.createProfile("sRGB"), outputMode=mode)
+                if converted is not None:
+                    conversions.append("colour profile")
+                    return converted
+        except (ImageCms.PyCMSError, OSError, ValueError):  # a broken profile says nothing
+            pass
+    return picture
+
+
+def plain(picture: Image.Image, conversions: list[str]) -> Image.Image:
+    """In mode L if it is grey, else RGB, on white where it is transparent; raises ``Flaw``."""
+    mode = picture.mode
+    if mode in ("L", "RGB") and not picture.has_transparency_data:
+        return picture
+    if mode == "1":
+        return picture.convert("L")
+    if mode.startswith("I"):
+        levels = np.asarray(picture).astype(np.int64)
+        if levels.min() < 0 or levels.max() > UNSIGNED:
+            raise Flaw("unreadable (more than 16 bits)")
+        conversions.append("16 bit")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if mode == "F":
+        raise Flaw("unreadable (numbers of an unknown range)")
+    if picture.has_transparency_data:
+        conversions.append("transparency on white")
+        white = Image.new("RGBA", picture.size, "white")
+        flat = Image.alpha_composite(white, picture.convert("RGBA"))
+        return flat.convert("L") if mode in ("L", "LA") else greyed(flat.convert("RGB"), mode)
+    conversions.append({"P": "palette"}.get(mode, mode))
+    return greyed(picture.convert("RGB"), mode)
+
+
+def greyed(colours: Image.Image, mode: str) -> Image.Image:
+    """In mode L if it came from a palette of greys: the mode of such a file does not tell."""
+    if mode not in ("P", "PA"):
+        return colours
+    pixels = np.asarray(colours)
+    return colours.convert("L") if (pixels == pixels[..., :1]).all() else colours

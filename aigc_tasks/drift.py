@@ -1,0 +1,395 @@
+"""Is the data that is there now still like the data a model was trained on: the same, grown, or drifted?
+
+Under "nothing changed" it is chance which images are in the old data set and which in the new one. Images in both are
+known by their SHA-256. An image weighs its share in the old set minus its share in the new one, and every test compares
+a difference with what these weights, dealt out by chance, would give: its variance goes with their sum of squares,
+1/n + 1/m for sets that have nothing in common, less where they overlap. So a resample is no alarm, and a handful of
+images of one class gone from an otherwise equal set is seen.
+
+Every test asks not whether there is a difference, which among a million images there always is, but whether it is
+larger than the smallest that matters (minimum-effect tests: Murphy & Myors 1999, J. Appl. Psychol. 84). Over all tests
+together the level is 1 % (Holm 1979, Scand. J. Stat. 6).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy.spatial.distance import cdist
+from scipy.special import kolmogorov
+from scipy.stats import ncx2, norm
+
+from aigc_tasks import layout
+from aigc_tasks.clean import profile
+from aigc_tasks.clean.profile import CELLS, Profile
+from aigc_tasks.errors import UserError
+from aigc_tasks.recipe import recipe as settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEVEL = 0.01
+SMALLEST = 0.03  # effect that matters, of any test
+COMPARED = 1_000  # images of either, between which distances are taken
+SHUFFLES = 1_999  # p-values from 0.0005, below what Holm asks of the smallest of a dozen
+RARE = 5  # expected images, below which classes are put together (Cochran 1954, Biometrics 10)
+UNLABELLED = "no label"
+Verdict = Literal["same", "grown", "drifted"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison. ``then`` and ``now`` are what a reader looks at: a median, a share, a count of classes."""
+
+    name: str
+    method: str
+    then: str
+    now: str
+    statistic: float
+    effect: float
+    p: float
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The verdict, the tests, and how many images there were, are, are new, are gone (estimates unless ``exact``)."""
+
+    verdict: Verdict
+    then: int
+    now: int
+    new: int
+    gone: int
+    exact: bool
+    tests: list[Test]
+
+    @property
+    def changed(self) -> list[Test]:
+        return [test for test in self.tests if test.changed]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The distinct images that two profiles describe, and how often each is in either."""
+
+    shas: np.ndarray
+    old: np.ndarray
+    new: np.ndarray
+    embedding: np.ndarray
+    statistics: np.ndarray
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Share in the old set minus share in the new one; they sum to 0."""
+        return self.old / self.old.sum() - self.new / self.new.sum()
+
+
+def compare(old: Profile, new: Profile) -> Drift:
+    """Class mix, sizes, colours and appearance of ``new`` against those of ``old``."""
+    pool = pooled(old, new)
+    variance, added, gone, exact = overlap(pool, old, new)
+    tests = holm([*class_mix(old, new, variance), *figures(pool), *appearance(old, new)])
+    verdict: Verdict = "grown" if added and old.digest != new.digest else "same"
+    if any(test.changed for test in tests):
+        verdict = "drifted"
+    return Drift(verdict, len(old), len(new), added, gone, exact, tests)
+
+
+def pooled(old: Profile, new: Profile) -> Pool:
+    """An image is the same if its pixels are, before and after cleaning, and its label."""
+    both = [old, new]
+    names = {name: number for number, name in enumerate(sorted({*old.classes, *new.classes}))}
+    labels = [np.array([names[name] for name in one.classes] or [-1])[one.labels] for one in both]
+    embedding, statistics = (np.concatenate([getattr(one, of) for one in both]) for of in ("embedding", "statistics"))
+    shas = np.concatenate([np.array(one.shas, "S64") for one in both])
+    columns = [shas, np.concatenate(labels), embedding, statistics]
+    rows = np.concatenate([column.reshape(len(shas), -1).view(np.uint8) for column in columns], axis=1)
+    keys = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
+    _, first, image = np.unique(keys, return_index=True, return_inverse=True)
+    count = len(old.shas)
+    times = [np.bincount(part, minlength=len(first)) for part in (image[:count], image[count:])]
+    return Pool(shas[first], times[0], times[1], embedding[first], statistics[first])
+
+
+def overlap(pool: Pool, old: Profile, new: Profile) -> tuple[float, int, int, bool]:
+    """Over whole data sets: the sum of squared weights, how many images are new, how many gone, and whether exactly.
+
+    A profile of few images is complete; one of many has all images up to some SHA-256, so that up to the smaller of the
+    two limits both are known completely, and the rest is in proportion (bottom-k sketch: Cohen & Kaplan 2007, PODC).
+    """
+    limits = [max(one.shas) for one in (old, new) if len(one.shas) < len(one)]
+    known = pool.shas <= min(limits).encode() if limits else np.ones(len(pool.shas), bool)
+    share = (pool.old[known].sum() + pool.new[known].sum()) / (len(old) + len(new))
+    squares = (pool.old[known] / len(old) - pool.new[known] / len(new)) ** 2
+    added, gone = pool.new[known & (pool.old == 0)].sum() / share, pool.old[known & (pool.new == 0)].sum() / share
+    return float(squares.sum() / share), round(added), round(gone), not limits
+
+
+def class_mix(old: Profile, new: Profile, variance: float) -> list[Test]:
+    """Chi-square over all classes, and the one that changed most. Effect: Cohen's w, of which 0.1 is called small."""
+    counted = [dict(zip(one.classes or [UNLABELLED], one.counts.tolist(), strict=True)) for one in (old, new)]
+    names = sorted({name for counts in counted for name in counts})
+    table = np.array([[counts.get(name, 0) for name in names] for counts in counted], float)
+    rare = table.sum(axis=0) * table.sum(axis=1).min() < RARE * table.sum()
+    if rare.sum() > 1:
+        names = [name for name, few in zip(names, rare, strict=True) if not few] + ["rare ones"]
+        table = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)])
+    if len(names) < 2:
+        return []
+    shares, mean = table / table.sum(axis=1, keepdims=True), table.sum(axis=0) / table.sum()
+    variance = max(variance, 1e-12)  # the same images: no chance at all
+    squares = (shares[0] - shares[1]) ** 2 / mean
+    effect, freedom = float(np.sqrt(squares.sum())), len(names) - 1
+    p = float(ncx2.sf(effect**2 / variance, freedom, SMALLEST**2 / variance))
+    then, now = (f"{int((row > 0).sum())} classes" for row in table)
+    overall = Test("class mix", "chi-square", then, now, effect**2 / variance, effect, p)
+    each = np.sqrt(squares / (1 - mean))
+    most = int(each.argmax())
+    effect, deviation = float(each[most]), float(np.sqrt(variance))
+    p = min(1.0, 2 * len(names) * float(norm.sf((effect - SMALLEST) / deviation)))
+    then, now = (f"{100 * share:.3g} %" for share in shares[:, most])
+    return [overall, Test(f"class {names[most]}", "largest residual", then, now, effect / deviation, effect, p)]
+
+
+def described(statistics: np.ndarray, embedding: np.ndarray) -> dict[str, np.ndarray]:
+    """What is tested one by one, from M×4 and M×70: pixels, and levels of 255."""
+    cells, mean, deviation = np.split(embedding.astype(float), [CELLS**2, CELLS**2 + 3], axis=1)
+    red, green, blue = mean.T
+    return {
+        "width": statistics[:, 0],
+        "height": statistics[:, 1],
+        "brightness": statistics[:, 2],
+        "contrast": statistics[:, 3],
+        "red against green": 255 * (red - green),
+        "yellow against blue": 255 * ((red + green) / 2 - blue),
+        "fine detail": 255 * np.sqrt(np.maximum(0, (deviation**2).mean(axis=1) - cells.var(axis=1))),
+    }
+
+
+def figures(pool: Pool) -> list[Test]:
+    """Kolmogorov–Smirnov on each figure in which images differ at all. Effect: the largest gap between the shares of
+    images up to a value, 0…1.
+    """
+    tests = []
+    spread = np.sqrt((pool.weights**2).sum())
+    for name, values in described(pool.statistics, pool.embedding).items():
+        if np.ptp(values) == 0:
+            continue
+        order = np.argsort(values, kind="stable")
+        ends = np.flatnonzero(np.diff(values[order], append=np.inf))
+        gap = float(np.abs(np.cumsum(pool.weights[order])[ends]).max())
+        p = float(kolmogorov((gap - SMALLEST) / spread)) if gap > SMALLEST else 1.0
+        then, now = (f"{np.median(np.repeat(values, times)):.4g}" for times in (pool.old, pool.new))
+        tests.append(Test(name, "Kolmogorov–Smirnov", then, now, gap, gap, p))
+    return tests
+
+
+def appearance(old: Profile, new: Profile) -> list[Test]:
+    """Maximum mean discrepancy of the embeddings (Gretton et al. 2012, JMLR 13): Gaussian kernel as wide as the median
+    distance, p by shuffling. Effect: the discrepancy beyond what chance gives, 0…1.4.
+    """
+    pool = pooled(first(old), first(new))
+    distances = cdist(pool.embedding, pool.embedding, "sqeuclidean")
+    apart = distances[np.triu_indices(len(distances), 1)]
+    width = np.median(apart[apart > 0]) if apart.any() else 0
+    if width == 0:
+        return []
+    kernel = np.exp(-distances / (2 * width))
+    rng = np.random.default_rng(0)
+    dealt = np.stack([pool.weights, *(rng.permutation(pool.weights) for _ in range(SHUFFLES))])
+    squares = np.maximum(0, np.einsum("bi,bi->b", dealt @ kernel, dealt))
+    found, chance = np.sqrt(squares[0]), np.sqrt(squares[1:])
+    p = float((1 + (chance + SMALLEST >= found).sum()) / (1 + SHUFFLES))
+    effect = float(np.sqrt(max(0.0, squares[0] - squares[1:].mean())))
+    return [Test("appearance", "maximum mean discrepancy", "", "", float(found), effect, p)]
+
+
+def first(one: Profile) -> Profile:
+    """``COMPARED`` of its images, by chance: those of the lowest SHA-256."""
+    rows = np.argsort(one.shas, kind="stable")[:COMPARED]
+    return replace(
+        one, embedding=one.embedding[rows], statistics=one.statistics[rows], labels=one.labels[rows],
+        shas=[one.shas[row] for row in rows],
+    )  # fmt: skip
+
+
+def holm(tests: list[Test]) -> list[Test]:
+    """The tests, with those marked that stay significant when all are asked together; their order stays."""
+    marked = list(tests)
+    for rank, number in enumerate(sorted(range(len(tests)), key=lambda number: tests[number].p)):
+        if tests[number].p > LEVEL / (len(tests) - rank):
+            break
+        marked[number] = replace(tests[number], changed=True)
+    return marked
+
+
+def drift(recipe: str) -> str:
+    """What became of the data since the recipe's model was trained, in words; writes ``drift.json`` and ``drift.png``
+    into its report. Raises ``UserError``.
+    """
+    dataset = settings(recipe).dataset.name
+    trained, cleaned = layout.model(recipe) / "profile.npz", layout.clean(dataset) / "profile.npz"
+    if not trained.exists():
+        raise UserError(f"{trained}: not known what {recipe} was trained on; first: aigc run {recipe}")
+    if not cleaned.exists():
+        raise UserError(f"{cleaned}: {dataset} has not been cleaned; first: dvc repro clean@{dataset}")
+    old, new = profile.read(trained), profile.read(cleaned)
+    found = compare(old, new)
+    report = layout.report(recipe)
+    content = {"recipe": recipe, "dataset": dataset, "level": LEVEL, "smallest": SMALLEST, **asdict(found)}
+    layout.replace(report / "drift.json", json.dumps(rounded(content), indent=2, ensure_ascii=False) + "\n")
+    with layout.written(report / "drift.png") as file:
+        picture(old, new, found).savefig(file, format="png", metadata={"Software": None})
+    return f"{told(recipe, dataset, found)}\npicture  {report / 'drift.png'}"
+
+
+def rounded(content: Any) -> Any:
+    """With six significant digits: the last ones depend on the machine's libraries."""
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [rounded(value) for value in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
+
+
+MEANING = {
+    "same": "{dataset} has nothing new, and is like what the model was trained on; nothing to do",
+    "grown": "{dataset} has new images, of the kind the model was trained on; to train on them too: aigc run {recipe}",
+    "drifted": "{dataset} is no longer like what the model was trained on",
+}
+
+
+def told(recipe: str, dataset: str, found: Drift) -> str:
+    """Verdict first, then the images, then a row per test, then what to do."""
+    about = "" if found.exact else "about "
+    lines = [
+        f"{recipe}: {found.verdict}: {MEANING[found.verdict].format(recipe=recipe, dataset=dataset)}",
+        f"images  {found.then:,} then, {found.now:,} now; {about}{found.new:,} new, {about}{found.gone:,} gone",
+        "",
+    ]
+    rows = [["", "then", "now", "effect", "p", ""]]
+    for test in found.tests:
+        mark = "changed" if test.changed else ""
+        rows.append([test.name, test.then, test.now, f"{test.effect:.2f}", chance(test), mark])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [
+        "",
+        "then, now: the middle image's; widths and heights in pixels, the others in levels of 255",
+        f"effect: how far apart; up to {SMALLEST} does not matter.  p: how easily chance alone does that",
+        f"changed: further apart than that, and hardly by chance ({LEVEL:.0%} over all rows together)",
+    ]
+    if found.verdict == "drifted":
+        wanted = f"if it is as it should be, train on it: aigc run {recipe}; if not, mend {dataset}'s source"
+        lines.append(f"look at the picture and at {layout.data_report(dataset)}; {wanted}")
+    return "\n".join(lines)
+
+
+def chance(test: Test) -> str:
+    return f"{test.p:.2g}" if test.p >= 0.001 else "< 0.001"
+
+
+THEN, NOW, CHANGED = "#8fa8c8", "#e07b39", "#b3261e"
+BARS = 20  # classes that are drawn: those whose share changed most
+
+
+def picture(old: Profile, new: Profile, found: Drift) -> Figure:
+    """Class mix and effects above, what the images are like in the middle, the average image below."""
+    from matplotlib.figure import Figure
+
+    changed = {test.name for test in found.changed}
+    figure = Figure(figsize=(13, 9.5), layout="constrained", dpi=100)
+    figure.suptitle(
+        f"{found.verdict}{': ' if changed else ''}{', '.join(test.name for test in found.changed)}",
+        fontsize=17, fontweight="bold", color=CHANGED if changed else "black", wrap=True,
+    )  # fmt: skip
+    grid = figure.add_gridspec(3, 4, height_ratios=[1.15, 1, 1])
+    classes = figure.add_subplot(grid[0, :2])
+    draw_classes(classes, old, new, changed)
+    classes.legend([f"then: {found.then:,} images", f"now: {found.now:,}"], frameon=False, loc="upper center", ncols=2)
+    draw_effects(figure.add_subplot(grid[0, 2:]), found)
+    values = [described(one.statistics, one.embedding) for one in (old, new)]
+    for number, name in enumerate(list(values[0])[2:]):
+        place = figure.add_subplot(grid[1 + number // 4, number % 4])
+        draw_shares(place, [figures[name] for figures in values], name, name in changed)
+    sides = [np.sqrt(figures["width"] * figures["height"]) for figures in values]
+    draw_shares(figure.add_subplot(grid[2, 1]), sides, "size, √(width × height)", bool(changed & {"width", "height"}))
+    draw_average(figure, figure.add_subfigure(grid[2, 2:]).subplots(1, 3), old, new, changed)
+    return figure
+
+
+def heading(axes: Axes, title: str, changed: bool) -> None:
+    axes.set_title(f"{title}: changed" if changed else title, fontsize=11, color=CHANGED if changed else "black")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def draw_classes(axes: Axes, old: Profile, new: Profile, changed: set[str]) -> None:
+    """Shares of the classes side by side."""
+    shares = [dict(zip(one.classes or [UNLABELLED], one.counts / one.counts.sum(), strict=True)) for one in (old, new)]
+    names = list(dict.fromkeys([*shares[0], *shares[1]]))
+    most = sorted(names, key=lambda name: -abs(shares[0].get(name, 0) - shares[1].get(name, 0)))[:BARS]
+    shown = [name for name in names if name in most]
+    for one, colour, shift in zip(shares, (THEN, NOW), (-0.2, 0.2), strict=True):
+        axes.bar(np.arange(len(shown)) + shift, [100 * one.get(name, 0) for name in shown], 0.4, color=colour)
+    axes.set_xticks(range(len(shown)), [name[:18] for name in shown])
+    if sum(map(len, shown)) > 45:
+        axes.tick_params(axis="x", rotation=40)
+    axes.set_ylim(0, 1.18 * axes.get_ylim()[1])
+    more = "" if len(shown) == len(names) else f", the {BARS} of {len(names)} that changed most"
+    heading(axes, f"share of each class, %{more}", any(name.startswith("class") for name in changed))
+
+
+def draw_effects(axes: Axes, found: Drift) -> None:
+    """How large each difference is, beside what matters."""
+    names, effects = [test.name for test in found.tests], [test.effect for test in found.tests]
+    axes.barh(names, effects, 0.6, color=[CHANGED if test.changed else "#bbbbbb" for test in found.tests])
+    for row, test in enumerate(found.tests):
+        said = f"{test.effect:.2f}   p {chance(test)}"
+        axes.annotate(said, (test.effect, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.axvline(SMALLEST, color="black", linestyle=":", linewidth=1)
+    axes.set_xlim(0, 1.3 * max([0.1, *effects]))
+    axes.invert_yaxis()
+    heading(axes, "effects; grey ones do not matter or may be chance", False)
+
+
+def draw_shares(axes: Axes, values: list[np.ndarray], title: str, changed: bool) -> None:
+    """Shares of images by a figure: then filled, now a line."""
+    heading(axes, title, changed)
+    everything = np.concatenate(values)
+    if np.ptp(everything) == 0:
+        axes.text(0.5, 0.5, f"{everything[0]:.4g} in all images", ha="center", color="#666666")
+        axes.set_axis_off()
+        return
+    low, high = np.quantile(everything, [0.002, 0.998])
+    bins = np.linspace(low, high, 33) if low < high else np.linspace(everything.min(), everything.max(), 33)
+    parts = [100 * np.histogram(np.clip(one, bins[0], bins[-1]), bins)[0] / len(one) for one in values]
+    axes.stairs(parts[0], bins, fill=True, color=THEN)
+    axes.stairs(parts[1], bins, color=NOW, linewidth=2)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("% of images", fontsize=8)
+
+
+def draw_average(figure: Figure, axes: Any, old: Profile, new: Profile, changed: set[str]) -> None:
+    """The average image in 8×8 cells, in its average colour, then and now, and how much brighter it is."""
+    colour = CHANGED if "appearance" in changed else "black"
+    averages = [one.embedding.mean(axis=0, dtype=float) for one in (old, new)]
+    cells = [average[: CELLS**2].reshape(CELLS, CELLS) for average in averages]
+    tints = [average[CELLS**2 : CELLS**2 + 3] / max(average[: CELLS**2].mean(), 1e-6) for average in averages]
+    shown = [cell[..., None] * tint for cell, tint in zip(cells, tints, strict=True)]
+    for one, place, title in zip(shown, axes, ("then", "now"), strict=False):
+        place.imshow(np.clip(one / max(part.max() for part in shown), 0, 1), interpolation="nearest")
+        place.set_title(title, fontsize=11)
+    difference = 255 * (cells[1] - cells[0])
+    most = max(10.0, float(np.abs(difference).max()))
+    drawn = axes[2].imshow(difference, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
+    axes[2].set_title("now − then, levels", fontsize=11)
+    figure.colorbar(drawn, ax=axes[2], shrink=0.6)
+    for place in axes:
+        place.set_xticks([])
+        place.set_yticks([])
+    axes[0].set_ylabel("average image", color=colour, fontsize=11)

@@ -1,0 +1,310 @@
+"""Look at a source before it becomes a data set: of which kind it is, what lies in it, which settings suit it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+from collections import Counter
+from itertools import islice
+from math import log2
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from aigc_tasks import acquire, catalogue, clean, layout, recipe
+from aigc_tasks.acquire import archives, intake, raw, remote, torchvision
+from aigc_tasks.clean import decoding, looking
+from aigc_tasks.clean.arrays import in_order
+from aigc_tasks.errors import UserError
+from aigc_tasks.knobs import validated
+from aigc_tasks.progress import progress
+
+LOOKED = 200  # entries, at most
+LARGEST = 64  # pixels a side of a chosen size: what a CPU trains in an hour
+SMALLEST = 8  # clean takes less for too small
+COARSE = 14  # pixels a side that a network sees, at least, where it sees squares of pixels as one
+MARGIN = 1.2  # times the share that must survive cleaning; what looks like less is expected to fail
+LEAST = 10  # pictures that can be divided into splits
+SHOWN = 8  # classes and problems named before "…"
+MEMBERS = 100  # of a tar, by which shards are told from an archive
+AS_CLEAN = clean.Knobs.model_validate({"size": LARGEST})
+SOMEWHERE = "name a folder, an archive, an address such as s3://bucket/prefix, or torchvision:NAME"
+
+
+class Look(NamedTuple):
+    """What a source holds. ``labels``, ``splits`` and ``flaws`` count all entries, ``sample`` has a row for some."""
+
+    entries: int
+    labels: Counter[str]
+    splits: Counter[str]
+    flaws: Counter[str]
+    sample: pd.DataFrame  # as clean sees them: width, height, mode (empty if it is no picture), reason, flags
+
+    @property
+    def pictures(self) -> pd.DataFrame:
+        """The rows of the sample that are pictures, by area."""
+        found = self.sample[self.sample["width"].notna()]
+        found = found.astype({"width": int, "height": int})
+        return found.iloc[(found["width"] * found["height"]).argsort(kind="stable")]
+
+    @property
+    def usable(self) -> float:
+        """The share of the sample that clean keeps, as far as one picture tells."""
+        return float(self.sample["reason"].isna().mean())
+
+
+def add(name: str, place: str, stand: Path, labels: str | None, size: int | None, kind: str | None) -> str:
+    """Look at ``place`` and write ``datasets.NAME`` into ``params.yaml``; returns what was found and what comes next.
+
+    Relative paths are meant from the folder ``stand``. On an error, which is a ``UserError``, nothing is written.
+    """
+    where = f"{layout.PARAMS}: datasets.{name}"
+    if not recipe.NAME.fullmatch(name):
+        raise UserError(f"{name}: a name is made of a-z, 0-9, - and _; choose another")
+    if name in recipe.read(layout.PARAMS)["datasets"]:
+        raise UserError(
+            f"{where}: is in use already; choose another name, or bring it up to date: aigc data update {name}"
+        )
+    section = decided(place, stand) if kind is None else {"kind": kind, **as_kind(place, stand, kind)}
+    source = acquire.source(section["kind"])
+    if labels is not None:
+        if "labels" not in source.model_fields:
+            raise UserError(f"--labels: a source of kind {section['kind']} brings its labels itself; omit it")
+        section["labels"] = from_project(labels, stand)
+    validated(clean.Knobs, {} if size is None else {"size": size}, f"{where}.clean")
+    look = looked(validated(source, section, f"{where}.acquire"), layout.LOCAL / "acquire" / name, place)
+    cleaning = suited(look, size)
+    catalogue.put({"datasets": {name: {"acquire": section, "clean": cleaning, "features": {}}}})
+    head = f"{name}  {remote.shown(place) if remote.is_url(place) else place}, of kind {section['kind']}"
+    return f"{head}\n{said(look)}\n\n{following(name, look, cleaning)}"
+
+
+def from_project(place: str, stand: Path) -> str:
+    """A path that is meant from the folder ``stand``, as it is called in the project folder, in which we work."""
+    if remote.is_url(place) or place.startswith("~") or Path(place).is_absolute() or stand == Path.cwd():
+        return place
+    return os.path.relpath(stand / place)
+
+
+def as_kind(place: str, stand: Path, kind: str) -> dict[str, str]:
+    """The knob that names ``place`` to a source of this kind; raises ``UserError``."""
+    recipe.one_of("--kind", kind, acquire.kinds())
+    if kind == "torchvision":
+        return {"name": place.removeprefix("torchvision:")}
+    if "source" not in acquire.source(kind).model_fields:
+        raise UserError(f"--kind {kind}: is not read from a place; omit --kind, or take a recipe for it: aigc list")
+    return {"source": from_project(place, stand)}
+
+
+def decided(place: str, stand: Path) -> dict[str, Any]:
+    """The ``acquire:`` section for a place, by its name and by a look at what is there; raises ``UserError``."""
+    if place.startswith("torchvision:"):
+        return {"kind": "torchvision", **as_kind(place, stand, "torchvision")}
+    path = Path(from_project(place, stand)).expanduser()
+    kind: str | None
+    if remote.is_url(place):
+        kind = by_name(urlsplit(place).path) or "store"
+        kind = "store" if kind == "folder" else kind
+    elif path.is_dir():
+        if mirrored := mirror_of(path):
+            return {"kind": "torchvision", "name": mirrored, "mirror": from_project(place, stand)}
+        kind = by_content(path)
+    elif path.exists():
+        kind = "webdataset" if is_shard(path) else by_name(path.name)
+    elif place in torchvision.SETS:
+        return {"kind": "torchvision", "name": place}
+    elif "{" not in place:
+        raise UserError(f"{place}: no such folder or file; {SOMEWHERE}")
+    else:
+        kind = by_name(path.name)
+    if kind is None:
+        raise UserError(f"{place}: neither a folder nor an archive nor a list of addresses; {SOMEWHERE}")
+    return {"kind": kind, "source": from_project(place, stand)}
+
+
+def by_name(name: str) -> str | None:
+    """The kind that the ending of a file's name, or of a pattern with braces, tells."""
+    if archives.is_archive(name):
+        return "webdataset" if "{" in name else "folder"
+    return {".parquet": "parquet", ".txt": "urls", ".csv": "urls"}.get(PurePosixPath(name).suffix.lower())
+
+
+def by_content(folder: Path) -> str:
+    """The kind that the files of a folder, and of the folders in it, tell."""
+    files = [file for pattern in ("*", "*/*") for file in folder.glob(pattern)]
+    endings = Counter(file.suffix.lower() for file in files)
+    if endings[".parquet"] > sum(endings[ending] for ending in decoding.KNOWN):
+        return "parquet"
+    return "webdataset" if any(map(is_shard, sorted(folder.glob("*.tar"))[:1])) else "folder"
+
+
+def mirror_of(folder: Path) -> str | None:
+    """The set of torchvision's whose files, as published, are in the folder."""
+    present = {file.name for file in folder.iterdir()}
+    for name, published in torchvision.SETS.items():
+        wrong = (remote.mismatch(folder / file, {"md5": md5}) for file, md5 in published.files.items())
+        if published.files.keys() <= present and not any(wrong):
+            return name
+    return None
+
+
+def is_shard(path: Path) -> bool:
+    """Whether this is a tar of WebDataset: pictures beside a .cls or .json of the same name."""
+    if path.suffix.lower() != ".tar":
+        return False
+    try:
+        members = [PurePosixPath(member.id) for member in islice(archives.of_tar(path, is_packed=False), MEMBERS)]
+    except (tarfile.TarError, OSError):
+        return False  # what is wrong with it, its kind says
+    pictures = {member.with_suffix("") for member in members if member.suffix.lower() in decoding.KNOWN}
+    return any(member.suffix in (".cls", ".json") and member.with_suffix("") in pictures for member in members)
+
+
+def looked(source: acquire.Source, work: Path, place: str) -> Look:
+    """List the whole source and look at a few entries, evenly spread; raises ``UserError`` if no picture is found."""
+    named, others, splits, flaws = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    entries = 0
+    for entry in source.entries(work):
+        entries += 1
+        labels = named if PurePosixPath(entry.id).suffix.lower() in decoding.KNOWN else others
+        labels.update([entry.label] if entry.label is not None else [])
+        splits.update([entry.split] if entry.split is not None else [])
+        flaws.update([group(entry.flaw)] if entry.flaw is not None else [])
+    if not entries:
+        raise UserError(f"{place}: is empty; {SOMEWHERE} that holds pictures")
+    count = min(entries, LOOKED)
+    spread, found = {number * entries // count for number in range(count)}, []
+    with progress("look", count) as update:
+        for number, entry in enumerate(source.entries(work)):  # again: entries kept may hold what they are read from
+            if number in spread:
+                found.append(examined(entry))
+                update(len(found), "entries")
+            if len(found) == count:
+                break
+    sample = pd.DataFrame(found, columns=["width", "height", "mode", "reason", "flags"])
+    if sample["reason"].notna().all():
+        raise UserError(
+            f"{place}: none of {count:,} entries looked at is a picture to learn from "
+            f"({counted(Counter(sample['reason']))}); {SOMEWHERE} that holds pictures"
+        )
+    return Look(entries, named or others, splits, flaws, sample)
+
+
+def examined(entry: acquire.Entry) -> dict[str, Any]:
+    """One entry as clean would see it."""
+    content, flaw = None, entry.flaw
+    if flaw is None:
+        read = intake.fetched(entry)
+        content, flaw = read.content, read.flaw
+    row = raw.Row(entry.id, entry.source, entry.label, entry.split, "", content, flaw, False)
+    return looking.examined(row, AS_CLEAN, None)[0]
+
+
+def suited(look: Look, size: int | None) -> dict[str, Any]:
+    """The ``clean:`` section: a size, if none is given and the pictures are not of one that can be learned from."""
+    pictures = look.pictures
+    median = pictures.iloc[len(pictures) // 2]
+    shorter = int(min(median["width"], median["height"]))
+    if len(set(sizes(look))) > 1 or not median["width"] == median["height"] <= LARGEST:
+        size = size or min(LARGEST, max(SMALLEST, 2 ** round(log2(shorter))))
+    section: dict[str, Any] = {} if size is None else {"size": size}
+    if look.usable < MARGIN * AS_CLEAN.survive:
+        section["survive"] = round(look.usable / 2, 2)
+    return section
+
+
+def sizes(look: Look) -> list[str]:
+    """Width and height of the pictures looked at, by area."""
+    return [f"{width}×{height}" for width, height in look.pictures[["width", "height"]].itertuples(index=False)]
+
+
+def said(look: Look) -> str:
+    """What was found, a line a fact."""
+    pictures, seen = look.pictures, len(look.sample)
+    every = "all" if len(pictures) == seen else f"{len(pictures):,}"
+    lines = [f"entries   {look.entries:,}; {every} of {seen:,} looked at are pictures"]
+    found = sizes(look)
+    if len(set(found)) == 1:
+        lines.append(f"sizes     {found[0]}")
+    else:
+        lines.append(f"sizes     smallest {found[0]}, median {found[len(found) // 2]}, largest {found[-1]}")
+    lines.append(f"modes     {counted(Counter(pictures['mode']))}")
+    lines.append(f"classes   {classes(look.labels)}")
+    lines.append(f"splits    {counted(look.splits) or 'none of its own'}")
+    return "\n".join(lines + [f"problem   {problem}" for problem in problems(look)])
+
+
+def classes(labels: Counter[str]) -> str:
+    if not labels:
+        return "none"
+    few = {label: labels[label] for label in in_order(set(labels))[:SHOWN]}
+    more = f", … from {min(labels.values()):,} to {max(labels.values()):,}" if len(labels) > SHOWN else ""
+    return f"{len(labels):,}: {', '.join(f'{shown(label)} {count:,}' for label, count in few.items())}{more}"
+
+
+def problems(look: Look) -> list[str]:
+    """What a user should know before going on."""
+    found, seen = [], len(look.sample)
+    if look.flaws:
+        found.append(f"cannot be used, of all {look.entries:,}: {counted(look.flaws)}")
+    dropped = reasons(look.sample) - look.flaws
+    if dropped:
+        found.append(f"clean drops, of {seen:,} looked at: {counted(dropped)}")
+    flags = Counter(group(flag) for flags in look.sample["flags"].dropna() for flag in flags.split("; ") if flag)
+    if flags:
+        found.append(f"clean flags or converts, of {seen:,} looked at: {counted(flags)}")
+    if look.usable < MARGIN * AS_CLEAN.survive:
+        found.append(f"only {look.usable:.0%} can be used; `clean.survive` is lowered so that clean goes on")
+    if look.usable * look.entries < LEAST:
+        found.append(f"fewer than {LEAST} pictures cannot be divided into train, val and test; add more")
+    if len(look.labels) > 1 and look.labels.total() < 4 * len(look.labels):
+        found.append(
+            "hardly more pictures than classes; if folders are no classes, write `labels: false` below `acquire:`"
+        )
+    return found
+
+
+def reasons(sample: pd.DataFrame) -> Counter[str]:
+    return Counter(map(group, sample["reason"].dropna()))
+
+
+def group(reason: str) -> str:
+    """A reason without its details."""
+    return re.split(r" \(|: ", reason)[0]
+
+
+def counted(counts: Counter[str]) -> str:
+    most = [f"{shown(name)} {count:,}" for name, count in counts.most_common(SHOWN)]
+    return ", ".join(most) + (", …" if len(counts) > SHOWN else "")
+
+
+def shown(text: str) -> str:
+    """A source's word for a terminal: what would move the cursor, or hide, is written out."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def following(name: str, look: Look, cleaning: dict[str, Any]) -> str:
+    """What was written and what comes next."""
+    size, first = cleaning.get("size"), look.pictures.iloc[0]
+    side = int(size or first["height"])
+    patch = next(patch for patch in (8, 4, 2, 1) if patch == 1 or (side % patch == 0 and side // patch >= COARSE))
+    resized = f", images resized to {side}×{side} (`clean.size`, or --size)" if size else ""
+    return "\n".join(
+        [
+            f"{layout.PARAMS}: added datasets.{name}{resized}",
+            f"next      dvc repro clean@{name}",
+            f"train     paste this under `recipes:` in {layout.PARAMS}, then: aigc run {name}-diffusion",
+            "",
+            f"  {name}-diffusion:",
+            f"    dataset: {name}",
+            "    family: diffusion",
+            "    network: unet",
+            f"    model: {{width: {16 if side < 2 * COARSE else 32}, patch: {patch}}}",
+            "    train: {}",
+            "    postprocess: {}",
+            "    evaluate: {}",
+        ]
+    )

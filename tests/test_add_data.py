@@ -1,0 +1,245 @@
+"""`aigc add-data`: how a source's kind is told, what is said of it, what is written, and what follows."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import tarfile
+import zipfile
+from difflib import ndiff
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SHARED, Project
+from PIL import Image
+from ruamel.yaml import YAML
+
+
+def picture(seed: int, width: int = 32, height: int = 32, mode: str = "RGB", form: str = "PNG") -> bytes:
+    """An encoded picture that no other seed gives."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((width, height)).convert(mode).save(file, form)
+    return file.getvalue()
+
+
+def files(place: Path, content: dict[str, bytes]) -> Path:
+    for name, data in content.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
+    return place
+
+
+def tarred(path: Path, content: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def zipped(path: Path, content: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
+
+
+def shared(path: str) -> str:
+    if not (SHARED / path).exists():
+        pytest.skip(f"{SHARED / path} is missing: real data is needed")
+    return str(SHARED / path)
+
+
+def entry(project: Project, name: str) -> Any:
+    return YAML(typ="safe").load((project.path / "params.yaml").read_text())["datasets"][name]
+
+
+def paste(project: Project, said: str) -> None:
+    """Put the lines that `add-data` printed into params.yaml, as it says."""
+    params = project.path / "params.yaml"
+    block = said[said.index("\n\n  ") :].rstrip()
+    params.write_text(params.read_text().rstrip() + block.replace("\n\n", "\n", 1) + "\n")
+
+
+CLASSES = {f"{name}/{seed}.png": picture(seed + 100 * len(name)) for name in ("cat", "horse") for seed in range(12)}
+
+
+@pytest.mark.slow
+def test_the_commands_it_ends_with_work(project: Project) -> None:
+    """Mixed sizes and modes, a note and a damaged file among them."""
+    content = {f"cat/{seed}.jpg": picture(seed, 30 + seed, 40, form="JPEG") for seed in range(20)}
+    content |= {f"dog/{seed}.png": picture(seed + 50, 50, 20 + seed, "L") for seed in range(20)}
+    files(project.path / "pics", content | {"cat/about.txt": b"cats", "dog/broken.png": b"no picture"})
+    before = (project.path / "params.yaml").read_text()
+    said = project.check("aigc", "add-data", "pets", "pics")
+    assert "42; 40 of 42 looked at are pictures" in said
+    assert "smallest 50×20, median 50×31, largest 49×40" in said
+    assert re.search(r"modes +(RGB 20, L 20|L 20, RGB 20)\n", said)
+    assert "classes   2: cat 20, dog 21" in said
+    assert "clean drops, of 42 looked at: " in said
+    assert "not a picture 1" in said
+    assert entry(project, "pets") == {
+        "acquire": {"kind": "folder", "source": "pics"},
+        "clean": {"size": 32},
+        "features": {},
+    }
+    after = (project.path / "params.yaml").read_text()
+    assert not [line for line in ndiff(before.splitlines(), after.splitlines()) if line.startswith("- ")]
+    project.check("dvc", "repro", "clean@pets")
+    train = np.load(project.path / "data/clean/pets/train.npy")
+    assert train.shape[1:] == (3, 32, 32)
+    paste(project, said)
+    project.edit(lambda p: p["recipes"]["pets-diffusion"].update(train={"steps": 2}))
+    project.check("dvc", "repro", "--single-item", "train@pets-diffusion")
+    assert (project.path / "data/models/pets-diffusion").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "clean"),
+    [
+        (
+            "orl-faces/orl-faces.tar",
+            ["sizes     92×112\n", "modes     L ", "classes   40: s1 10, s10 10"],
+            {"size": 64},
+        ),
+        ("celeba-10k", ["sizes     89×109\n", "modes     RGB ", "classes   none\n"], {"size": 64}),
+        ("cifar10-jpg", ["60,000; ", "classes   10: airplane 6,000", "splits    train 50,000, test 10,000\n"], {}),
+    ],
+)
+def test_real_archives(project: Project, path: str, told: list[str], clean: dict[str, Any]) -> None:
+    said = project.check("aigc", "add-data", "real", shared(path))
+    for words in told:
+        assert words in said
+    assert entry(project, "real")["clean"] == clean
+
+
+def test_published_files_are_told_by_their_checksums(project: Project) -> None:
+    for name, path in (("FashionMNIST", "fashion-mnist"), ("MNIST", "mnist")):
+        place = shared(path)
+        said = project.check("aigc", "add-data", path, place)
+        assert entry(project, path)["acquire"] == {"kind": "torchvision", "name": name, "mirror": place}
+        assert "70,000; all of 200" in said
+        assert "train 60,000, test 10,000" in said
+
+
+def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
+    place = project.path / "in"
+    jpg = [picture(seed, form="JPEG") for seed in range(12)]
+    pairs = {f"{n:03d}.{end}": data for n, jpeg in enumerate(jpg) for end, data in (("jpg", jpeg), ("cls", b"1"))}
+    tarred(place / "shards/train-000.tar", pairs)
+    tarred(place / "shards/train-001.tar", {f"more-{name}": data for name, data in pairs.items()})
+    tarred(place / "plain.tar", CLASSES)
+    files(place / "tree", CLASSES)
+    files(place / "tree", {"about.parquet": b"PAR1"})
+    (place / "rows/data").mkdir(parents=True)
+    table = pd.DataFrame({"image": [{"bytes": jpeg, "path": None} for jpeg in jpg], "label": 6 * ["a", "b"]})
+    table.to_parquet(place / "rows/data/train.parquet")
+    addresses = [files(place / "loose", {f"{n}.jpg": jpeg}).joinpath(f"{n}.jpg").as_uri() for n, jpeg in enumerate(jpg)]
+    (place / "list.txt").write_text("\n".join(addresses))
+    kinds = {
+        "in/tree": "folder",
+        "in/plain.tar": "folder",
+        "in/rows": "parquet",
+        "in/rows/data/train.parquet": "parquet",
+        "in/shards": "webdataset",
+        "in/shards/train-000.tar": "webdataset",
+        "in/shards/train-{000..001}.tar": "webdataset",
+        "in/list.txt": "urls",
+        (place / "loose").as_uri(): "store",
+        (place / "plain.tar").as_uri(): "store",
+    }
+    for number, (source, kind) in enumerate(kinds.items()):
+        project.check("aigc", "add-data", f"set{number}", source)
+        assert entry(project, f"set{number}")["acquire"] == {"kind": kind, "source": source}
+    project.check("aigc", "add-data", "other", "in/shards", "--kind", "folder")
+    assert entry(project, "other")["acquire"]["kind"] == "folder"
+
+
+def test_a_relative_path_is_meant_from_where_the_user_stands(project: Project) -> None:
+    files(project.path / "docs/mine/pics", {name.replace("/", "-"): data for name, data in CLASSES.items()})
+    labels = "".join(f"{name.replace('/', '-')},{name.split('/')[0]}\n" for name in CLASSES)
+    (project.path / "docs/mine/labels.csv").write_text("file,label\n" + labels)
+    below = Project(project.path / "docs/mine", project.env)
+    said = below.check("aigc", "add-data", "mine", "pics", "--labels", "labels.csv", "--size", "16")
+    assert "classes   2: cat 12, horse 12" in said
+    assert entry(project, "mine") == {
+        "acquire": {"kind": "folder", "source": "docs/mine/pics", "labels": "docs/mine/labels.csv"},
+        "clean": {"size": 16},
+        "features": {},
+    }
+
+
+def test_what_clean_would_refuse_is_said_before(project: Project) -> None:
+    notes = {f"cat/{seed}.txt": b"a note" for seed in range(40)}
+    files(project.path / "pics", CLASSES | notes)
+    said = project.check("aigc", "add-data", "noted", "pics")
+    assert "only 38% can be used; `clean.survive` is lowered" in said
+    assert entry(project, "noted")["clean"] == {"survive": 0.19}
+    files(project.path / "few", {f"{seed}.png": picture(seed) for seed in range(4)})
+    assert "fewer than 10 pictures" in project.check("aigc", "add-data", "few", "few")
+
+
+def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -> None:
+    """The second half is of another size than the first; each is half of the sample, of 200 at most."""
+    content = {f"{n:05d}.png": picture(n, 16 if n < 1500 else 48, 16) for n in range(3000)}
+    zipped(project.path / "many.zip", content)
+    said = project.check("aigc", "add-data", "many", "many.zip", "--size", "8")
+    assert "3,000; all of 200 looked at" in said
+    assert "smallest 16×16, median 48×16, largest 48×16" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["digits", "pics"], "params.yaml: datasets.digits: is in use already"),
+        (["Bad/name", "pics"], "Bad/name: a name is made of a-z"),
+        (["new", "nowhere"], "nowhere: no such folder or file"),
+        (["new", "empty"], "empty: holds no pictures"),
+        (["new", "words"], "words: none of 3 entries looked at is a picture .*not a picture 3"),
+        (["new", "words/1.doc"], "words/1.doc: neither a folder nor an archive"),
+        (["new", "broken.zip"], "broken.zip: not a whole archive"),
+        (["new", "torchvision:Nothing"], ".*must be 'MNIST'"),
+        (["new", "pics", "--size", "2"], ".*clean.size: must be greater than or equal to 4"),
+        (["new", "pics", "--labels", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["new", "pics", "--kind", "foldr"], "--kind: there is no 'foldr'; did you mean 'folder'"),
+        (["new", "pics", "--kind", "digits"], "--kind digits: is not read from a place"),
+        (["new", "torchvision:MNIST", "--labels", "x.csv"], "--labels: .*torchvision brings its labels itself"),
+    ],
+)
+def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments: list[str], error: str) -> None:
+    files(project.path / "pics", CLASSES)
+    files(project.path / "words", {f"{n}.doc": b"words" for n in range(3)})
+    files(project.path, {"broken.zip": b"PK\x03\x04 and no more"})
+    (project.path / "empty").mkdir()
+    before = (project.path / "params.yaml").read_bytes()
+    done = project.run("aigc", "add-data", *arguments)
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: {error}.*\n", done.stderr)
+    assert (project.path / "params.yaml").read_bytes() == before
+
+
+def test_a_hostile_name_does_not_reach_the_terminal(project: Project) -> None:
+    content = {f"\x1b[2J{name}": data for name, data in CLASSES.items()}
+    zipped(project.path / "pics.zip", content)
+    said = project.check("aigc", "add-data", "mean", "pics.zip")
+    assert "\x1b" not in said
+    assert r"\x1b[2Jcat 12" in said
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="as root this needs setpriv (util-linux)")
+def test_a_folder_that_may_not_be_read_is_one_line(project: Project) -> None:
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    place = files(project.path / "pics", CLASSES)
+    place.chmod(0)
+    done = project.run(*(drop if os.getuid() == 0 else []), "aigc", "add-data", "pets", "pics")
+    place.chmod(0o755)
+    assert done.returncode == 1
+    assert re.fullmatch("error: .*pics: Permission denied.*\n", done.stderr)

@@ -37,7 +37,21 @@ def read_card(folder: Path) -> Card:
 
 
 def proportional(counts: list[int], total: int) -> np.ndarray:
-    """``total`` class numbers in the proportions of ``counts``: evenly spaced places of the sorted training labels."""
-    trained = np.repeat(np.arange(len(counts)), counts)
-    places = (np.arange(total) + 0.5) / total * len(trained)
-    return trained[places.astype(np.int64)]
+    """``total`` class numbers, sorted, in the proportions of ``shares(counts)`` as nearly as whole numbers allow."""
+    places = (np.arange(total) + 0.5) / total
+    return np.searchsorted(np.cumsum(shares(counts))[:-1], places, side="right")
+
+
+def shares(counts: list[int]) -> np.ndarray:
+    """The classes' shares in what the training images were drawn from, estimated from how many of each there are.
+
+    Counts that differ no more than chance lets them are taken for equal, clear differences for what they are: the
+    James–Stein estimate that shrinks towards equal shares (Hausser & Strimmer 2009, JMLR 10:1469). Copying the chance
+    of one split into every batch of samples would be measured as a lack of quality against another split.
+    """
+    total = np.asarray(counts, np.float64)
+    known, number = total > 0, total.sum()
+    found, equal = total / number, known / known.sum()
+    spread = (number - 1) * ((equal - found) ** 2).sum()
+    shrink = min(1.0, (1 - (found**2).sum()) / spread) if spread > 0 else 1.0
+    return shrink * equal + (1 - shrink) * found

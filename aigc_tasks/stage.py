@@ -17,6 +17,7 @@ from aigc_tasks.errors import UserError
 MENDS = {
     errno.ENOSPC: "free some disk space, then run the same command again: it goes on where it was",
     errno.EDQUOT: "your disk quota is used up; free some space, then run the same command again",
+    errno.EFBIG: "files may not be as large here (`ulimit -f`); allow larger ones, then run the same command again",
     errno.EACCES: "make it readable and writable for you, then run the same command again",
     errno.EPERM: "make it readable and writable for you, then run the same command again",
     errno.ENOTDIR: "a file stands where a folder should be; move it away",

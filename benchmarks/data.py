@@ -1,8 +1,8 @@
 """What cleaning costs: memory against the number of files, and time against decoding and resizing alone.
 
-``python -m benchmarks.data [--few N] [--many N]`` draws JPEG files into a temporary project, acquires and cleans them by
-the stages' own commands, and samples the memory of every process that takes part. ``plain`` decodes and resizes the same
-files with Pillow in as many processes and does nothing else. All in one run.
+``python -m benchmarks.data [--few N] [--many N]`` draws JPEG files into a temporary project, acquires and cleans them
+by the stages' own commands, and samples the memory of every process that takes part. ``plain`` decodes and resizes the
+same files with Pillow in as many processes and does nothing else. All in one run.
 """
 
 from __future__ import annotations

@@ -229,6 +229,6 @@ def publish_data(dataset: str) -> None:
     page = layout.data_report(dataset).resolve()
     create_markdown_artifact(
         key=f"{dataset.replace('_', '-')}-data",
-        markdown=f"# {dataset}\n\n| | |\n|---|---|\n{rows}\n\nWith pictures: [{layout.data_report(dataset)}]({page.as_uri()})",
+        markdown=f"# {dataset}\n\n| | |\n|---|---|\n{rows}\n\n[The report with pictures]({page.as_uri()}): {page}",
         description="what the data set is made of",
     )

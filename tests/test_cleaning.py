@@ -273,8 +273,61 @@ def test_close_hashes_are_found_as_by_comparing_all(distance: int, seed: int) ->
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == every
 
 
+def test_a_thousand_frames_of_a_scene_are_a_thousand_comparisons() -> None:
+    scene = np.asarray(photograph(1)).transpose(2, 0, 1)
+    rows = pd.DataFrame({"hash": np.full(20_000, 7, np.uint64)})
+    given = []
+
+    def gather(some: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        given.append(len(some))
+        yield some, np.broadcast_to(scene, (len(some), *scene.shape))
+
+    twin = duplicates.pairs(rows, np.arange(20_000)[::-1], 4, gather)
+    assert set(twin.values()) == {19_999}
+    assert len(twin) == 19_999
+    assert sum(given) == 20_000
+
+
+def test_what_ends_its_process_is_found_and_the_rest_is_kept(
+    cleaned: Cleaned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A decoder that dies is made by hand: none is known that does."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import io, os\nfrom PIL import Image\nreal = Image.open\n"
+        "def deadly(file, *a, **k):\n    if b'DEADLY' in file.getvalue(): os.abort()\n    return real(file, *a, **k)\n"
+        "Image.open = deadly\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(looking, "FEW", 0)
+    monkeypatch.setenv(looking.WORKERS, "2")
+    content = photographs(30) | {f"y/{n}.png": (encoded(photograph(99)) + b"DEADLY", None) for n in range(2)}
+    _, manifest = cleaned(content, size=16)
+    assert set(manifest.index[manifest["reason"] == looking.DEADLY]) == {"y/0.png", "y/1.png"}
+    assert manifest["reason"].notna().sum() == 2
+
+
+def test_a_number_of_processes_that_is_none_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("0", "many", "-1"):
+        monkeypatch.setenv(looking.WORKERS, wrong)
+        with pytest.raises(UserError, match="AIGC_WORKERS: expected a whole number"):
+            looking.workers()
+
+
+def test_without_a_size_the_first_picture_that_is_there_decides(cleaned: Cleaned) -> None:
+    others = {f"b{n:02d}.png": (encoded(noise(n, size=(32, 32))), None) for n in range(40)}
+    cleaned(others)
+    with pytest.raises(UserError, match="40 of 41 images have another size"):
+        cleaned(others | {"a.png": (encoded(noise(99, size=(28, 28))), None)})
+    _, manifest = cleaned(others)
+    assert manifest["reason"].isna().all()
+
+
 def test_the_perceptual_hash_is_the_librarys() -> None:
-    assert looking.perceptual(photograph(1)) == int(str(imagehash.phash(photograph(1))), 16)
+    ours = [looking.perceptual(noise(seed, size=(64, 64))) for seed in range(20)]
+    theirs = [int(str(imagehash.phash(noise(seed, size=(64, 64)))), 16) for seed in range(20)]
+    apart = [(one ^ other).bit_count() for one, other in zip(ours, theirs, strict=True)]
+    assert np.mean(apart) < 4  # the picture is reduced by another filter
+    assert min((ours[0] ^ other).bit_count() for other in theirs[1:]) > 16
 
 
 def test_correlation_is_pearsons() -> None:

@@ -183,7 +183,7 @@ finally:
         knobs = {
             f"{package}/__init__" for package in ("acquire", "clean", "features", "train", "postprocess", "evaluate")
         }
-        readers = {"acquire/": ("acquire", "clean"), "families/": ("train", "postprocess", "evaluate")}
+        readers = {"acquire/": ("acquire",), "families/": ("train", "postprocess", "evaluate")}
         settings = {m for m in used for kind, by in readers.items() if m.startswith(kind) and stage not in by}
         missing = {
             module

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from aigc_tasks.card import proportional
+from aigc_tasks.card import proportional, shares
 from aigc_tasks.clean.arrays import Split
 from aigc_tasks.evaluate import figures, quality
 from aigc_tasks.features import Knobs
@@ -97,8 +97,9 @@ def test_the_judge_learns_and_its_features_have_mean_square_one() -> None:
 
 
 def test_samples_are_asked_for_in_the_proportions_of_the_data() -> None:
-    assert np.bincount(proportional([10, 30, 60], 1000)).tolist() == [100, 300, 600]
-    assert np.bincount(proportional([127, 126, 125], 378)).tolist() == [127, 126, 125]
+    assert np.bincount(proportional([10_000, 30_000, 60_000], 1000)).tolist() == [100, 300, 600]
+    assert np.bincount(proportional([127, 122, 129], 378)).tolist() == [126, 126, 126]  # as chance may have it
+    assert np.bincount(proportional([5, 0, 5], 10), minlength=3).tolist() == [5, 0, 5]
     assert proportional([5], 3).tolist() == [0, 0, 0]
 
 
@@ -121,3 +122,13 @@ def test_a_grid_shows_every_image_in_its_place(channels: int) -> None:
         row, column = divmod(number, 3)
         pixel = grid.getpixel(((column * 7 + 3) * factor, (row * 5 + 2) * factor))
         assert np.ravel(pixel).tolist() == [10 * number] * channels
+
+
+def test_shares_are_closer_to_the_truth_than_what_was_counted() -> None:
+    rng = np.random.default_rng(0)
+    for truth in ([0.1] * 10, [0.05, 0.15] * 5):
+        counted = rng.multinomial(1000, truth, size=200)
+        errors = [((shares(list(counts)) - truth) ** 2).sum() for counts in counted]
+        assert np.mean(errors) < ((counted / 1000 - truth) ** 2).sum(axis=1).mean()
+    assert shares([8, 0, 3]).sum() == pytest.approx(1)
+    assert shares([8, 0, 3])[1] == 0

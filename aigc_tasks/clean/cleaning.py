@@ -185,7 +185,9 @@ def pictures(rows: pd.DataFrame, parts: Parts) -> report.Pictures:
     dropped = examples(shown.assign(group=report.group(shown["reason"])), "group", SHOWN)
     flags = shown.loc[shown["reason"].isna() & (shown["flags"] != ""), "flags"].str.split("; ").explode()
     flagged = examples(pd.DataFrame({"group": report.group(flags)}), "group", SHOWN)
-    kept = examples(shown[shown["reason"].isna()].fillna({"label": ""}), "label", SHOWN)
+    named = {line["label"] for line in report.classes(rows)["lines"]}  # of thousands of classes the page shows some
+    good = shown[shown["reason"].isna()].fillna({"label": ""})
+    kept = examples(good[good["label"].isin(named)], "label", SHOWN)
     near = shown[shown["reason"].str.startswith("near duplicate", na=False)].head(PAIRED)
     number = pd.Series(rows.index, rows["id"])
     twins = dict(zip(near.index.tolist(), number[near["near"]].tolist(), strict=True))

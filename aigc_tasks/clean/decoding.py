@@ -11,8 +11,9 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
@@ -77,24 +78,25 @@ def decoded(content: bytes, name: str, knobs: Knobs) -> Picture:
     except Flaw:
         raise
     except UnidentifiedImageError:
-        known = PurePosixPath(name).suffix.lower() in KNOWN
+        known = splitext(name)[1].lower() in KNOWN
         raise Flaw("unreadable (no picture inside)" if known else "not a picture") from None
     except Exception as error:  # a damaged file makes decoders raise anything
         raise Flaw(f"unreadable ({type(error).__name__})") from None
 
 
-def looked_at(file: Image.Image, content: bytes, name: str, knobs: Knobs) -> Picture:
+def looked_at(file: ImageFile.ImageFile, content: bytes, name: str, knobs: Knobs) -> Picture:
     """The opened file as a plain picture; what its header says is judged before a pixel is decoded."""
     checks = knobs.checks
     defused(file, content, knobs.pixels)
     found = Picture(file, file.mode)
-    ending = PurePosixPath(name).suffix.lower()
+    ending = splitext(name)[1].lower()
     if ending in KNOWN and ending not in ENDINGS[file.format or ""]:
         judge(found, checks.wrong_type, "wrong type", f"{file.format} behind {ending}")
     frames = pages(file) if file.format == "TIFF" else getattr(file, "n_frames", 1)
     if frames > 1 and file.format != "MPO":  # a camera's preview beside the picture
         judge(found, checks.animation, "animation", f"{frames} frames")
-    levels = str(file.tile[0].args) if file.tile else ""
+    tiles = getattr(file, "tile", None)
+    levels = str(tiles[0].args) if tiles else ""
     if file.mode == "I" and ";32" in levels:
         raise Flaw("unreadable (more than 16 bits)")
     try:
@@ -115,7 +117,7 @@ def looked_at(file: Image.Image, content: bytes, name: str, knobs: Knobs) -> Pic
     return found
 
 
-def defused(file: Image.Image, content: bytes, pixels: int) -> None:
+def defused(file: ImageFile.ImageFile, content: bytes, pixels: int) -> None:
     """Raise ``Flaw`` if decoding would take memory or time out of all proportion to the content."""
     if file.width * file.height > pixels:
         raise Flaw(f"bomb ({file.width}×{file.height})")
@@ -127,15 +129,13 @@ def defused(file: Image.Image, content: bytes, pixels: int) -> None:
         raise Flaw(f"bomb ({scans} scans)")
 
 
-def pages(file: Image.Image) -> int:
+def pages(file: ImageFile.ImageFile) -> int:
     """The pages of a TIFF that can be read, at most ``PAGES``."""
     count = 1
-    try:
+    with suppress(Exception):  # EOFError at the end; a damaged later page raises anything
         while count < PAGES:
             file.seek(count)
             count += 1
-    except Exception:  # EOFError at the end; what comes after the first page may be damaged, which raises anything
-        pass
     file.seek(0)
     return count
 
@@ -146,14 +146,15 @@ def breaks_off(form: str | None, content: bytes) -> bool:
     A PNG's pixels have checksums, which Pillow does not compare.
     """
     if form == "PNG":
-        return any(
-            kind == b"IDAT"
-            and content[end : end + 4] != zlib.crc32(memoryview(content)[at + 4 : end]).to_bytes(4, "big")
-            for at, end, kind in png_chunks(content)
-        )
+        return any(has_wrong_checksum(content, at, end) for at, end, kind in png_chunks(content) if kind == b"IDAT")
     if form in ("JPEG", "MPO"):  # an end marker does not occur within a scan
         return content.endswith(ZEROS) and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
     return form in ("WEBP", "AVIF") and content.endswith(ZEROS)
+
+
+def has_wrong_checksum(content: bytes, start: int, end: int) -> bool:
+    """Whether the PNG chunk that begins at ``start`` and whose data end at ``end`` is not what was written."""
+    return content[end : end + 4] != zlib.crc32(memoryview(content)[start + 4 : end]).to_bytes(4, "big")
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -174,7 +175,7 @@ def judge(found: Picture, policy: str, reason: str, detail: str = "") -> None:
         found.flags.append(said)
 
 
-def remains(content: bytes) -> Image.Image:
+def remains(content: bytes) -> ImageFile.ImageFile:
     """What there is of a picture that breaks off."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:

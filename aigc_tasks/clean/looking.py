@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,20 +24,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
 from aigc_tasks import layout, lifeline
 from aigc_tasks.acquire import raw
-from aigc_tasks.clean import Knobs, parts, profile
+from aigc_tasks.clean import Knobs, decoding, fitting, parts, profile
 from aigc_tasks.clean.decoding import Flaw, Picture, decoded, judge
 from aigc_tasks.clean.fitting import fitted
+from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
 
 FEW = 2_000  # entries; fewer are looked at here: other processes take a second to start
 AHEAD = 4  # chunks given out per process, so that none waits and memory stays flat
 HASHED = 16  # pixels of a side; a perceptual hash of a smaller picture tells little
+DEADLY = "unreadable (ends the process that decodes it)"
 WORKERS = "AIGC_WORKERS"  # how many processes; the result does not depend on it
 NOTHING = np.empty((0, 0, 0), np.uint8)
 COLUMNS = {
@@ -51,7 +57,7 @@ def seen(folder: Path, knobs: Knobs, work: Path, label: str) -> Iterator[tuple[r
     """
     chunks = raw.chunks(folder)
     work.mkdir(parents=True, exist_ok=True)
-    side = knobs.size or first_side(folder, chunks, knobs)
+    side = knobs.size or first_side(folder, chunks, knobs)  # of all, whichever version brought it
     paths = [work / name(folder, chunk, knobs, side) for chunk in chunks]
     for old in set(work.iterdir()) - {file for path in paths for file in parts.files(path)}:
         old.unlink()
@@ -71,8 +77,11 @@ def seen(folder: Path, knobs: Knobs, work: Path, label: str) -> Iterator[tuple[r
 def name(folder: Path, chunk: raw.Chunk, knobs: Knobs, side: Any) -> str:
     """Of a chunk's results: a hash of what is in it and of all that has a say in what is found."""
     ignored = {"val", "test", "seed", "survive", "distance"}
-    code = [Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("looking", "decoding", "fitting")]
-    facts = [said(folder, chunk), side, knobs.model_dump(mode="json", exclude=ignored), version("pillow")]
+    code = [
+        Path(str(module.__file__)).read_bytes() for module in (sys.modules[__name__], decoding, fitting, profile, image)
+    ]
+    libraries = [version(library) for library in ("imagehash", "numpy", "pillow", "scipy")]
+    facts = [said(folder, chunk), side, knobs.model_dump(mode="json", exclude=ignored), libraries]
     return hashlib.sha256(json.dumps(facts).encode() + b"".join(code)).hexdigest()[:24]
 
 
@@ -84,47 +93,106 @@ def said(folder: Path, chunk: raw.Chunk) -> str:
 
 
 def first_side(folder: Path, chunks: list[raw.Chunk], knobs: Knobs) -> tuple[int, int] | None:
-    """Width and height of the first usable picture: without a size to fit to, all must have its."""
-    for chunk in chunks:
-        for row in raw.read(folder, chunk):
-            if row.content is not None:
-                try:
-                    return opened(row, knobs).pixels.size
-                except Flaw:
-                    continue
+    """Width and height of the first usable picture by id: without a size to fit to, all must have its."""
+    replaced = raw.superseded(folder)
+    places: list[tuple[str, int]] = []
+    for number, chunk in enumerate(chunks):
+        table = raw.opened(folder / chunk.file).read_row_group(chunk.group, ["id", "flaw", "gone"])
+        live = table.filter(pc.and_(pc.is_null(table["flaw"]), pc.invert(table["gone"])))["id"].to_pylist()
+        places += [(id, number) for id in live if id not in replaced.get(chunk.file, ())]
+    places.sort()
+    for id, number in places:
+        row = next(row for row in raw.read(folder, chunks[number]) if row.id == id)
+        with suppress(Flaw):
+            return opened(row, knobs).pixels.size
     return None
 
 
 def looked_at(folder: Path, missing: list[tuple[raw.Chunk, Path]], knobs: Knobs, side: Any) -> Iterator[None]:
-    """Look at the chunks, in order, as many at a time as there are cores."""
-    cores = int(os.environ.get(WORKERS, 0)) or len(os.sched_getaffinity(0))
+    """Look at the chunks, in order, as many at a time as there are cores; raises ``UserError``."""
+    cores = workers()
     if cores == 1 or sum(chunk.rows for chunk, _ in missing) <= FEW:
         for chunk, path in missing:
-            look(folder, chunk, knobs, side, path)
+            look(folder, chunk, path, knobs, side)
             yield
         return
-    context = get_context("spawn")  # a copy of a process with threads may hang
-    pool = ProcessPoolExecutor(cores, context, initializer=lifeline.end_with_parent, initargs=(os.getpid(),))
-    running: deque[Future[None]] = deque()
+    waiting, running = deque(missing), deque[tuple[Future[None], raw.Chunk, Path]]()
+    pool = processes(cores)
     try:
-        for chunk, path in missing:
-            running.append(pool.submit(look, folder, chunk, knobs, side, path))
-            if len(running) >= AHEAD * cores:
-                running.popleft().result()
-                yield
-        while running:
-            running.popleft().result()
+        while waiting or running:
+            try:
+                while waiting and len(running) < AHEAD * cores:
+                    running.append((pool.submit(look, folder, *waiting[0], knobs, side), *waiting[0]))
+                    waiting.popleft()
+                running[0][0].result()
+                running.popleft()
+            except BrokenProcessPool:
+                pool.shutdown()
+                waiting.extendleft((chunk, path) for _, chunk, path in reversed(running))
+                running.clear()
+                look_carefully(folder, *waiting.popleft(), knobs, side)
+                pool = processes(cores)
             yield
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def look(folder: Path, chunk: raw.Chunk, knobs: Knobs, side: Any, path: Path) -> None:
-    """Write what is in one chunk; a reader sees all of it or nothing."""
+def workers() -> int:
+    """How many processes look; raises ``UserError``."""
+    given = os.environ.get(WORKERS) or str(len(os.sched_getaffinity(0)))
+    if not given.isdecimal() or not int(given):
+        raise UserError(f"{WORKERS}: expected a whole number from 1, got {given!r}; correct it, or unset it")
+    return int(given)
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    context = get_context("spawn")  # a copy of a process with threads may hang
+    return ProcessPoolExecutor(count, context, initializer=lifeline.end_with_parent, initargs=(os.getpid(),))
+
+
+def look_carefully(folder: Path, chunk: raw.Chunk, path: Path, knobs: Knobs, side: Any) -> None:
+    """Look at a chunk that may hold what ends the process that decodes it, and find that out by halving."""
+    deadly: frozenset[int] = frozenset()
+    while not survived(look, folder, chunk, path, knobs, side, deadly):
+        low, high = 0, chunk.rows
+        while high - low > 1:
+            middle = (low + high) // 2
+            if survived(try_rows, folder, chunk, knobs, side, set(range(low, middle)) - deadly):
+                low = middle
+            else:
+                high = middle
+        if low in deadly:
+            raise UserError(
+                f"processes that look at pictures are ended by the system; free some memory, or {WORKERS}=1"
+            )
+        deadly |= {low}
+
+
+def survived(function: Callable[..., None], *arguments: Any) -> bool:
+    """Whether a process of its own lives through the call."""
+    with processes(1) as pool:
+        try:
+            pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            return False
+    return True
+
+
+def try_rows(folder: Path, chunk: raw.Chunk, knobs: Knobs, side: Any, numbers: set[int]) -> None:
+    for number, row in enumerate(raw.read(folder, chunk)):
+        if number in numbers and not row.gone:
+            examined(row, knobs, side)
+
+
+def look(
+    folder: Path, chunk: raw.Chunk, path: Path, knobs: Knobs, side: Any, deadly: frozenset[int] = frozenset()
+) -> None:
+    """Write what is in one chunk; a reader sees all of it or nothing. The rows of ``deadly`` are not decoded."""
     rows: list[dict[str, Any]] = []
     found: list[tuple[Picture, np.ndarray]] = []
-    for row in raw.read(folder, chunk):
+    for number, row in enumerate(raw.read(folder, chunk)):
         if not row.gone:
+            row = row._replace(content=None, flaw=DEADLY) if number in deadly else row
             facts, picture, pixels = examined(row, knobs, side)
             facts["place"] = len(found) if picture else -1
             if picture:
@@ -142,8 +210,7 @@ def look(folder: Path, chunk: raw.Chunk, knobs: Knobs, side: Any, path: Path) ->
             judged(facts, picture, embedding[facts["place"]], knobs)
     pixels_file, embedding_file, table = parts.files(path)
     for file, array in ((pixels_file, stacked), (embedding_file, embedding)):
-        with layout.written(file) as unfinished:
-            np.save(unfinished, array, allow_pickle=False)
+        parts.save(file, array)
     with layout.written(table) as unfinished:
         pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS).to_parquet(unfinished, index=False)
 
@@ -216,7 +283,11 @@ def fingerprint(picture: Image.Image) -> str:
 
 
 def perceptual(picture: Image.Image) -> int:
-    """The 64 bits of imagehash's pHash: signs of the lowest frequencies of a 32×32 grey version."""
+    """The 64 bits of imagehash's pHash: signs of the lowest frequencies of a 32×32 grey version.
+
+    Reduced here by averages: the filter that the library would take needs longer than its hash.
+    """
     from imagehash import phash
 
-    return int.from_bytes(np.packbits(phash(picture).hash).tobytes())
+    small = picture.convert("L").resize((32, 32), Image.Resampling.BOX)
+    return int.from_bytes(np.packbits(phash(small).hash).tobytes())

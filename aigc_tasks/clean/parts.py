@@ -7,12 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
+from aigc_tasks import layout
 from aigc_tasks.clean import profile
 
 
 def files(path: Path) -> tuple[Path, Path, Path]:
     """Pixels, embeddings and table of one chunk; the table is written last."""
     return path.with_suffix(".npy"), path.with_suffix(".embedding.npy"), path.with_suffix(".parquet")
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """``np.save``, whole or not at all. NumPy's own does not say that a disk is full in a way that can be explained."""
+    with layout.written(path) as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).tobytes())
 
 
 class Parts:

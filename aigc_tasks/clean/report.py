@@ -28,7 +28,7 @@ from aigc_tasks.modalities import image
 MEANINGS = {  # of reasons and flags, in words for someone who sees them for the first time
     "unreadable": "no picture can be made of the file, or the picture is damaged",
     "not a picture": "a file of another kind",
-    "truncated": "the file breaks off before the picture is whole",
+    "truncated": "the file breaks off before the picture is whole, or is damaged within",
     "wrong type": "the ending of the name says another type than the content",
     "bomb": "decoded it would need far more memory than any real picture; it was not decoded",
     "animation": "more than one frame",

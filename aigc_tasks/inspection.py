@@ -16,7 +16,7 @@ import pandas as pd
 
 from aigc_tasks import acquire, catalogue, clean, layout, recipe
 from aigc_tasks.acquire import archives, intake, raw, remote, torchvision
-from aigc_tasks.clean import decoding, looking
+from aigc_tasks.clean import decoding, looking, splitting
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import validated
@@ -27,7 +27,7 @@ LARGEST = 64  # pixels a side of a chosen size: what a CPU trains in an hour
 SMALLEST = 8  # clean takes less for too small
 COARSE = 14  # pixels a side that a network sees, at least, where it sees squares of pixels as one
 MARGIN = 1.2  # times the share that must survive cleaning; what looks like less is expected to fail
-LEAST = 10  # pictures that can be divided into splits
+LEAST = splitting.LEAST * len(splitting.SPLITS)  # pictures that can be divided into splits
 SHOWN = 8  # classes and problems named before "…"
 MEMBERS = 100  # of a tar, by which shards are told from an archive
 AS_CLEAN = clean.Knobs.model_validate({"size": LARGEST})
@@ -68,7 +68,7 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
         raise UserError(
             f"{where}: is in use already; choose another name, or bring it up to date: aigc data update {name}"
         )
-    section = decided(place, stand) if kind is None else {"kind": kind, **as_kind(place, stand, kind)}
+    section: dict[str, Any] = decided(place, stand) if kind is None else {"kind": kind, **as_kind(place, stand, kind)}
     source = acquire.source(section["kind"])
     if labels is not None:
         if "labels" not in source.model_fields:
@@ -76,6 +76,8 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
         section["labels"] = from_project(labels, stand)
     validated(clean.Knobs, {} if size is None else {"size": size}, f"{where}.clean")
     look = looked(validated(source, section, f"{where}.acquire"), layout.LOCAL / "acquire" / name, place)
+    if section["kind"] in ("folder", "store"):  # written down: what folders mean must not change as the set grows
+        section.setdefault("labels", bool(look.labels))
     cleaning = suited(look, size)
     catalogue.put({"datasets": {name: {"acquire": section, "clean": cleaning, "features": {}}}})
     head = f"{name}  {remote.shown(place) if remote.is_url(place) else place}, of kind {section['kind']}"
@@ -170,8 +172,9 @@ def looked(source: acquire.Source, work: Path, place: str) -> Look:
     for entry in source.entries(work):
         entries += 1
         labels = named if PurePosixPath(entry.id).suffix.lower() in decoding.KNOWN else others
-        labels.update([entry.label] if entry.label is not None else [])
-        splits.update([entry.split] if entry.split is not None else [])
+        if entry.flaw is None:
+            labels.update([entry.label] if entry.label is not None else [])
+            splits.update([entry.split] if entry.split is not None else [])
         flaws.update([group(entry.flaw)] if entry.flaw is not None else [])
     if not entries:
         raise UserError(f"{place}: is empty; {SOMEWHERE} that holds pictures")
@@ -262,7 +265,7 @@ def problems(look: Look) -> list[str]:
         found.append(f"fewer than {LEAST} pictures cannot be divided into train, val and test; add more")
     if len(look.labels) > 1 and look.labels.total() < 4 * len(look.labels):
         found.append(
-            "hardly more pictures than classes; if folders are no classes, write `labels: false` below `acquire:`"
+            "hardly more pictures than classes; if folders are no classes, set `labels: false` below `acquire:`"
         )
     return found
 

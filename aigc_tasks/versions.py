@@ -8,8 +8,11 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from fnmatch import fnmatch
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from aigc_tasks import graph, layout, recipe
 from aigc_tasks.acquire import raw
@@ -19,7 +22,6 @@ from aigc_tasks.inspection import shown
 
 SHOWN = 20  # ids of each sort
 DIGITS = 12  # of a digest
-FACTS = ["sha256", "label", "split", "flaw"]  # that make an entry another one
 MINUTE = "%Y-%m-%d %H:%M"
 COMMIT = re.compile(r"\0(\S+) (.+)")
 ADDED = re.compile(r"\+\s*md5: (\w+\.dir)")
@@ -37,8 +39,8 @@ def log(name: str) -> str:
     for version in reversed(versions):
         commit, date = commits.get(hashes.get(version["version"], ""), ("", ""))
         if not commit:
-            file = folder / raw.part_name(version["version"], 0)
-            date = f"{datetime.fromtimestamp(file.stat().st_mtime):{MINUTE}}*"
+            first = next(path for path in raw.parts(folder) if raw.version_of(path) == version["version"])
+            date = f"{datetime.fromtimestamp(first.stat().st_mtime):{MINUTE}}*"
         counts = f"{version['count']:11,} {version['added']:9,} {version['changed']:9,} {version['removed']:9,}"
         lines.append(f"{version['version']:7}  {date:17} {commit or '-':9} {counts}  {version['digest'][:DIGITS]}")
     if any("*" in line for line in lines):
@@ -85,7 +87,7 @@ def dvc_hashes(name: str) -> dict[int, str]:
     listing = output.get_obj()
     if listing is None:
         return {}
-    parts = [file for file in listing.as_list() if file["relpath"] != raw.SOURCE]
+    parts = [file for file in listing.as_list() if fnmatch(file["relpath"], raw.PARTS)]
     described, hashes = raw.described(layout.raw(name)), {}
     for place, version in enumerate(described["versions"], 1):
         text = (
@@ -104,17 +106,15 @@ def diff(name: str, first: int, second: int | None = None) -> str:
     recipe.dataset(name)
     folder = layout.raw(name)
     second = raw.versions(folder)[-1]["version"] if second is None else second
-    before, after = (raw.index(folder, version).set_index("id") for version in (first, second))
-    added, removed = after.index.difference(before.index), before.index.difference(after.index)
-    both = before.index.intersection(after.index)
-    was, now = (table.loc[both, FACTS].fillna("") for table in (before, after))
-    changed = both[(was != now).any(axis=1)]
-    some = list(map(str, changed[:SHOWN]))
+    before, after = (raw.live(folder, version) for version in (first, second))
+    changes = raw.changes(before, after)
+    some = changes["changed"][:SHOWN]
+    was, now = (facts(table, some) for table in (before, after))
     lines = [f"{name}: version {first} ({len(before):,} entries) to {second} ({len(after):,})"]
-    lines += listed("added", len(added), map(shown, added[:SHOWN]))
-    lines += listed("removed", len(removed), map(shown, removed[:SHOWN]))
-    lines += listed("changed", len(changed), (f"{shown(id)}: {differing(was, now, id)}" for id in some))
-    return "\n".join(lines + per_class(before["label"], after["label"]))
+    for word in ("added", "removed"):
+        lines += listed(word, len(changes[word]), map(shown, changes[word][:SHOWN]))
+    lines += listed("changed", len(changes["changed"]), (f"{shown(id)}: {differing(was, now, id)}" for id in some))
+    return "\n".join(lines + per_class(before["label"].to_pandas(), after["label"].to_pandas()))
 
 
 def listed(word: str, count: int, first: Iterable[str]) -> list[str]:
@@ -122,12 +122,18 @@ def listed(word: str, count: int, first: Iterable[str]) -> list[str]:
     return [f"{word} {count:,}", *(f"  {line}" for line in first), *(["  …"] if count > SHOWN else [])]
 
 
+def facts(table: pa.Table, ids: list[str]) -> pd.DataFrame:
+    """What some entries are, by id."""
+    some = table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+    return some.select(["id", *raw.FACTS]).to_pandas().set_index("id").fillna("")
+
+
 def differing(before: pd.DataFrame, after: pd.DataFrame, id: str) -> str:
     """What differs in one entry."""
-    was, now = ({fact: str(table.at[id, fact]) for fact in FACTS} for table in (before, after))
-    facts = [fact for fact in FACTS if was[fact] != now[fact]]
-    told = [f"{fact} {shown(was[fact]) or 'none'} → {shown(now[fact]) or 'none'}" for fact in facts if fact != "sha256"]
-    return ", ".join((["content"] if "sha256" in facts else []) + told)
+    was, now = ({fact: str(table.at[id, fact]) for fact in raw.FACTS} for table in (before, after))
+    other = [fact for fact in raw.FACTS if was[fact] != now[fact]]
+    told = [f"{fact} {shown(was[fact]) or 'none'} → {shown(now[fact]) or 'none'}" for fact in other if fact != "sha256"]
+    return ", ".join((["content"] if "sha256" in other else []) + told)
 
 
 def per_class(before: pd.Series, after: pd.Series) -> list[str]:

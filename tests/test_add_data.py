@@ -87,7 +87,7 @@ def test_the_commands_it_ends_with_work(project: Project) -> None:
     assert "clean drops, of 42 looked at: " in said
     assert "not a picture 1" in said
     assert entry(project, "pets") == {
-        "acquire": {"kind": "folder", "source": "pics"},
+        "acquire": {"kind": "folder", "source": "pics", "labels": True},
         "clean": {"size": 32},
         "features": {},
     }
@@ -158,7 +158,8 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
     }
     for number, (source, kind) in enumerate(kinds.items()):
         project.check("aigc", "add-data", f"set{number}", source)
-        assert entry(project, f"set{number}")["acquire"] == {"kind": kind, "source": source}
+        labels = {"labels": "loose" not in source} if kind in ("folder", "store") else {}
+        assert entry(project, f"set{number}")["acquire"] == {"kind": kind, "source": source} | labels
     project.check("aigc", "add-data", "other", "in/shards", "--kind", "folder")
     assert entry(project, "other")["acquire"]["kind"] == "folder"
 
@@ -184,7 +185,17 @@ def test_what_clean_would_refuse_is_said_before(project: Project) -> None:
     assert "only 38% can be used; `clean.survive` is lowered" in said
     assert entry(project, "noted")["clean"] == {"survive": 0.19}
     files(project.path / "few", {f"{seed}.png": picture(seed) for seed in range(4)})
-    assert "fewer than 10 pictures" in project.check("aigc", "add-data", "few", "few")
+    assert "fewer than 6 pictures" in project.check("aigc", "add-data", "few", "few")
+
+
+def test_folders_in_a_flat_set_are_no_classes_now_or_later(project: Project) -> None:
+    place = files(project.path / "flat", {f"{seed}.png": picture(seed) for seed in range(30)})
+    files(place, {"one/a.png": picture(40), "two/b.png": picture(41)})
+    assert "classes   none" in project.check("aigc", "add-data", "flat", "flat")
+    assert entry(project, "flat")["acquire"]["labels"] is False
+    project.check("dvc", "repro", "clean@flat")
+    files(place, {f"{name}/{seed}.png": picture(seed) for name in ("one", "two") for seed in range(50, 55)})
+    assert "10 added, 0 changed, 0 removed; 10 read" in project.check("aigc", "data", "update", "flat")
 
 
 def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -> None:

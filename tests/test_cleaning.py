@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import Field
+from test_data_report import Seen
 from test_decoding import encoded, noise
 
-from aigc_tasks import acquire, layout
+from aigc_tasks import acquire, drift, layout
 from aigc_tasks.acquire import intake, raw
-from aigc_tasks.clean import Checks, Knobs, arrays, duplicates, looking, outliers, splitting
+from aigc_tasks.clean import Checks, Knobs, arrays, duplicates, looking, outliers, profile, splitting
 from aigc_tasks.clean.cleaning import clean
 from aigc_tasks.errors import UserError
 
@@ -176,6 +177,45 @@ def test_growing_gives_the_bytes_of_a_fresh_start(cleaned: Cleaned) -> None:
     cleaned(content, size=32)
     cleaned(content, name="fresh", size=32)
     assert outputs("pics") == outputs("fresh")
+    assert "This is the first version." in layout.data_report("fresh").read_text()
+    assert "Since version 1:" in layout.data_report("pics").read_text()  # it alone says how the set came to be
+
+
+def test_the_report_says_what_changed_since_the_version_before(cleaned: Cleaned) -> None:
+    content = photographs(40, "a") | photographs(30, "b", 200)
+    cleaned(content, size=32)
+    assert "This is the first version." in Seen(layout.data_report("pics").read_text()).text
+
+    content |= photographs(2, "c", 500) | {"a/0003.png": (encoded(photograph(900)), "a")}  # new, and new content
+    content |= {"a/0004.png": (content["a/0004.png"][0], "b"), "b/0205.png": (*content["b/0205.png"], "test")}
+    del content["b/0229.png"]
+    cleaned(content, size=32)
+    page = layout.data_report("pics").read_text()
+    said = "added 2 c/0500.png , c/0501.png changed 3 a/0003.png , a/0004.png , b/0205.png removed 1 b/0229.png"
+    assert f"Since version 1: {said} version" in Seen(page).text
+    assert "removed" not in (layout.clean("pics") / "report.json").read_text()
+    clean("pics")
+    assert layout.data_report("pics").read_text() == page
+
+    del content["c/0500.png"]
+    cleaned(content | {"b/0229.png": (encoded(photograph(229)), "b")}, size=32)
+    page = layout.data_report("pics").read_text()
+    assert "Since version 2: added 1 b/0229.png changed 0 removed 1 c/0500.png version" in Seen(page).text
+    with pytest.raises(UserError, match=r"clean.survive"):
+        cleaned(photographs(20) | {f"{n}.jpg": (b"x", None) for n in range(30)}, size=32)
+    assert "Since version 3: added 50 0.jpg , 1.jpg ," in Seen(layout.data_report("pics").read_text()).text
+
+
+def test_the_profiles_digest_knows_the_labels(cleaned: Cleaned) -> None:
+    content = photographs(30, "a") | photographs(30, "b", 200)
+    other = {"a": "b", "b": "a"}
+    digests = set()
+    for name, labels in {"pics": {"a": "a", "b": "b"}, "exchanged": other, "unlabelled": {}}.items():
+        cleaned({id: (file, labels.get(str(label))) for id, (file, label) in content.items()}, name, size=32)
+        digests.add(profile.read(layout.clean(name) / "profile.npz").digest)
+    assert len(digests) == 3
+    found = drift.compare(*(profile.read(layout.clean(name) / "profile.npz") for name in ("pics", "exchanged")))
+    assert (found.verdict, found.new, found.gone) == ("drifted", 60, 60)
 
 
 def test_only_what_is_new_is_looked_at(cleaned: Cleaned, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +269,15 @@ def table(count: int, seed: int = 0) -> pd.DataFrame:
     """Rows of samples that nothing is known of but their hashes."""
     digests = [hashlib.sha256(f"{seed}/{n}".encode()).hexdigest() for n in range(count)]
     empty = pd.Series([None] * count, dtype="str")
-    return pd.DataFrame({"id": [f"{n:05d}" for n in range(count)], "sha256": digests, "split": empty, "reason": empty})
+    return pd.DataFrame(
+        {
+            "id": [f"{n:05d}" for n in range(count)],
+            "sha256": digests,
+            "file_sha256": digests,
+            "split": empty,
+            "reason": empty,
+        }
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -253,7 +301,18 @@ def test_even_few_samples_give_three_splits(count: int) -> None:
     for seed in range(20):
         rows = table(count, seed)
         rows["split"] = splitting.assigned(rows, Knobs())
-        splitting.numbered(rows, Knobs())
+        splitting.numbered(rows, Knobs(), rows["split"] == "nowhere")
+        assert rows["split"].value_counts().min() >= splitting.LEAST
+
+
+def test_what_the_source_calls_test_is_never_trained_on() -> None:
+    for seed in range(20):
+        rows = table(40, seed)
+        rows.loc[:33, "split"] = "test"
+        brought = rows["split"] == "test"
+        rows["split"] = splitting.assigned(rows, Knobs())
+        splitting.numbered(rows, Knobs(), brought)
+        assert (rows["split"][brought] == "test").all()
         assert rows["split"].value_counts().min() >= splitting.LEAST
 
 

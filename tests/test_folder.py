@@ -28,7 +28,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from aigc_tasks import layout, recipe
-from aigc_tasks.acquire import archives, folder, raw
+from aigc_tasks.acquire import folder, raw
 from aigc_tasks.acquire.__main__ import acquire
 from aigc_tasks.acquire.intake import take_in
 from aigc_tasks.clean import arrays
@@ -77,10 +77,11 @@ def tarred(path: Path, content: dict[str, bytes]) -> Path:
     return path
 
 
-def fetched(place: Path, data: Path, labels: bool | str | None = None) -> list[raw.Row]:
+def fetched(place: Path, data: Path, labels: bool | str | None = None, largest: int = 64) -> list[raw.Row]:
     """What is brought from ``place``."""
     shutil.rmtree(data, ignore_errors=True)
-    take_in(folder.Source(kind="folder", source=str(place), labels=labels), data / "raw/pics", data / "work")
+    source = folder.Source(kind="folder", source=str(place), labels=labels, largest=largest)
+    take_in(source, data / "raw/pics", data / "work")
     return [row for chunk in raw.chunks(data / "raw/pics") for row in raw.read(data / "raw/pics", chunk)]
 
 
@@ -150,6 +151,13 @@ def test_class_folders_are_labels(tmp_path: Path) -> None:
     rows = fetched(files(tmp_path / "pics", TREE | {"stray.png": encoded(noise(7))}), tmp_path / "data")
     assert {row.id: row.label for row in rows} == {name: name.split("/")[0] for name in TREE} | {"stray.png": None}
     assert {id: flaw for id, flaw in flaws(rows).items() if flaw} == {"stray.png": "in no class folder"}
+
+
+def test_two_folders_beside_many_pictures_are_no_classes(tmp_path: Path) -> None:
+    flat = {f"{seed}.png": encoded(noise(seed)) for seed in range(30)}
+    few = {"new/a.png": encoded(noise(40)), "old/b.png": encoded(noise(41))}
+    rows = fetched(files(tmp_path / "pics", flat | few), tmp_path / "data")
+    assert {(row.label, row.flaw) for row in rows} == {(None, None)}
 
 
 def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
@@ -248,10 +256,8 @@ def test_links_are_followed_inside_the_source_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_or_cannot_be_opened_is_a_flaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "LARGEST", 1000)
-    place = files(
-        tmp_path / "pics", {"a.png": b"x" * 1000, "large.png": b"x" * 1001, "shut/b.png": b"", "no.png": b"x"}
-    )
+    content = {"a.png": bytes(1 << 20), "large.png": bytes((1 << 20) + 1), "shut/b.png": b"", "no.png": b"x"}
+    place = files(tmp_path / "pics", content)
     os.mkfifo(place / "fifo.png")
     deep = place
     for _ in range(1200):  # more folders than Python calls
@@ -261,7 +267,7 @@ def test_what_is_no_file_or_cannot_be_opened_is_a_flaw(tmp_path: Path, monkeypat
         monkeypatch.chdir(place)
         listener.bind("socket.png")
         monkeypatch.chdir(tmp_path)
-    expected = {"a.png": None, "large.png": archives.TOO_LARGE, "fifo.png": "not a regular file"}
+    expected = {"a.png": None, "large.png": "larger than 1 MiB", "fifo.png": "not a regular file"}
     expected |= {"socket.png": "not a regular file", "shut/b.png": None, "no.png": None}
     if os.geteuid():  # root may read everything
         (place / "shut").chmod(0)
@@ -269,7 +275,7 @@ def test_what_is_no_file_or_cannot_be_opened_is_a_flaw(tmp_path: Path, monkeypat
         del expected["shut/b.png"]
         expected |= {"shut": "unreadable folder (Permission denied)", "no.png": "unreadable (Permission denied)"}
     try:
-        assert flaws(fetched(place, tmp_path / "data")) == expected
+        assert flaws(fetched(place, tmp_path / "data", largest=1)) == expected
     finally:
         (place / "shut").chmod(0o700)
         subprocess.check_call(["rm", "-r", place / "d"])  # pytest's own cleaning up calls itself too often
@@ -302,18 +308,18 @@ def test_hostile_members_of_a_zip_have_a_flaw(tmp_path: Path) -> None:
         archive.writestr("liar.png", b"y" * 5000)
         secret, large, liar = archive.filelist[-3:]
         secret.flag_bits |= 1
-        large.file_size = archives.LARGEST + 1
+        large.file_size = (64 << 20) + 1
         liar.file_size = 10
         twin = copy.copy(archive.filelist[0])
         twin.filename = "twin.png"
         archive.filelist.append(twin)
     found = flaws(fetched(path, tmp_path / "data", labels=False))
-    assert str(found.pop("pics/bomb.png")).startswith("bomb: unpacks to 1,0")
+    assert str(found.pop("pics/bomb.png")).startswith("bomb (unpacks to 1,0")
     assert str(found.pop("pics/liar.png")).startswith("unreadable (")
     assert found == {
         "pics/cat/windows.png": None,
         "pics/good.png": "shares its bytes with another",
-        "pics/large.png": archives.TOO_LARGE,
+        "pics/large.png": "larger than 64 MiB",
         "pics/link.png": "a link",
         "pics/secret.png": "encrypted",
         "pics/twin.png": "shares its bytes with another",
@@ -348,7 +354,7 @@ def test_a_header_that_fills_the_memory_ends_its_archive(tmp_path: Path) -> None
     content = good.tobuf() + b"x" * 600 + bytes(424) + header.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
     (tmp_path / "pics.tgz").write_bytes(gzip.compress(content))
     found = flaws(fetched(tmp_path / "pics.tgz", tmp_path / "data"))
-    assert found == {"pics/good.png": None, "pics/(the rest)": "archive damaged after 1 members"}
+    assert found == {"pics/good.png": None, "pics/(the rest)": "archive damaged (after 1 members)"}
 
 
 @pytest.mark.parametrize("name", ["pics.tar", "pics.tgz"])
@@ -361,7 +367,7 @@ def test_what_can_be_read_of_a_damaged_tar_is_taken(tmp_path: Path, name: str) -
     good = [row for row in rows if row.flaw is None]
     assert 5 < len(good) < 15
     assert all(row.content == content[row.id.removeprefix("pics/")] for row in good)
-    assert str(rows[-1].flaw).startswith("archive damaged after ")
+    assert str(rows[-1].flaw).startswith("archive damaged (after ")
     assert (rows[-1].id, len(rows) - len(good)) == ("pics/(the rest)", 2 if name == "pics.tar" else 1)
     if name == "pics.tar":
         with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
@@ -483,7 +489,7 @@ def test_images_of_many_sizes_ask_for_one(tmp_path: Path, cleaned: Any) -> None:
     assert manifest["reason"].isna().all()
     again, first = cleaned(tmp_path / "pics", size=8)
     assert again.shape == (3, 8, 8)
-    assert (first["sha256"] == manifest["sha256"]).all()  # the picture as the source gives it
+    assert (first["split"] == manifest["split"]).all()
 
 
 def test_grey_and_colour_together_are_colour(tmp_path: Path, cleaned: Any) -> None:

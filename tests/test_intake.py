@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -152,14 +153,96 @@ def test_an_older_version_brought_back_is_not_mistaken_for_the_newest(tmp_path: 
     assert written(tmp_path) == second
 
 
-def test_another_source_begins_again(tmp_path: Path) -> None:
+def test_a_source_that_moved_goes_on_with_the_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken(fill(tmp_path / "pics", numbered(10)), tmp_path)
+    (tmp_path / "pics").rename(tmp_path / "other")
+    said, _ = taken(tmp_path / "other", tmp_path)
+    assert said == "10 entries: 0 added, 0 changed, 0 removed; 10 read"  # stamps are of their source alone
+    assert taken(tmp_path / "other", tmp_path)[1] == []
+    assert len(raw.versions(tmp_path / "raw/pics")) == 1
+    before = written(tmp_path)
+    fill(tmp_path / "other", numbered(3, 10))
+    said, _ = taken(tmp_path / "other", tmp_path, largest=8)
+    assert said == "13 entries: 3 added, 0 changed, 0 removed; 13 read"
+    assert (
+        "pics: source, largest in params.yaml changed since version 1; the versions go on\n" in capsys.readouterr().out
+    )
+    assert contents(tmp_path) == numbered(13)
+    after = written(tmp_path)
+    assert [row.id for row in rows(tmp_path)][10:] == sorted(numbered(3, 10))
+    described = raw.described(tmp_path / "raw/pics")
+    assert described["source"] == {"kind": "folder", "source": str(tmp_path / "pics")}
+    assert "source" not in described["versions"][0]
+    assert described["versions"][1]["source"] == described["source"] | {
+        "source": str(tmp_path / "other"),
+        "largest": 8,
+    }
+    first = {**described, "versions": described["versions"][:1]}  # as `aigc data log` finds its commit
+    assert before[raw.SOURCE] == (json.dumps(first, indent=2) + "\n").encode()
+    assert {name: after[name] for name in before if name != raw.SOURCE} == {
+        name: content for name, content in before.items() if name != raw.SOURCE
+    }
+    fill(tmp_path / "other", numbered(1, 13))
+    taken(tmp_path / "other", tmp_path, largest=8)
+    assert "source" not in raw.versions(tmp_path / "raw/pics")[2]
+    assert "changed since" not in capsys.readouterr().out
+
+
+def test_what_an_older_release_wrote_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = fill(tmp_path / "pics", numbered(3))
+    taken(place, tmp_path)
+    source = tmp_path / "raw/pics" / raw.SOURCE
+    described = json.loads(source.read_text())
+    described["source"]["labels"] = None  # it wrote defaults too
+    source.write_text(json.dumps(described))
+    taken(fill(place, numbered(1, 3)), tmp_path)
+    assert len(raw.versions(tmp_path / "raw/pics")) == 2
+    assert "pics:" not in capsys.readouterr().out
+
+
+def test_another_kind_of_source_begins_again_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken(fill(tmp_path / "pics", numbered(10)), tmp_path)
     taken(fill(tmp_path / "pics", numbered(10, 10)), tmp_path)
     assert len(raw.versions(tmp_path / "raw/pics")) == 2
-    taken(fill(tmp_path / "other", numbered(5)), tmp_path)
+    take_in(Arrays(), tmp_path / "raw/pics", tmp_path / "work")
+    said = capsys.readouterr().out
+    assert "its source was of kind folder and is of kind arrays: its versions begin again at 1\n" in said
     assert len(raw.versions(tmp_path / "raw/pics")) == 1
-    assert sorted(written(tmp_path)) == ["0001-000.parquet", raw.SOURCE]
-    assert contents(tmp_path) == numbered(5)
+    assert sorted(written(tmp_path)) == ["0001-000000.parquet", raw.SOURCE]
+    (tmp_path / "raw/pics" / raw.SOURCE).write_text("{")
+    take_in(Arrays(), tmp_path / "raw/pics", tmp_path / "work")
+    assert "pics: not a whole raw data set: its versions begin again at 1\n" in capsys.readouterr().out
+
+
+def test_a_corrected_label_is_neither_read_nor_stored_again(tmp_path: Path) -> None:
+    big = {f"{n:02d}.png": np.random.default_rng(n).bytes(20_000) for n in range(40)}
+    place, table = fill(tmp_path / "pics", big), tmp_path / "labels.csv"
+    for version, label in enumerate(("cat", "dog", "owl", "cat")):
+        table.write_text("file,label,split\n" + "".join(f"{id},{label if id < '30' else 'cow'},\n" for id in big))
+        said, reads = taken(place, tmp_path, labels=str(table))
+        assert reads == ([] if version else sorted(big))
+    assert said == "40 entries: 0 added, 30 changed, 0 removed; 0 read"
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "raw/pics").glob(raw.PARTS)}
+    assert max(size for name, size in sizes.items() if name > "0002") < 10_000 < 800_000 < sizes["0001-000000.parquet"]
+    assert contents(tmp_path) == big
+    found = raw.index(tmp_path / "raw/pics")
+    assert set(found["size"]) == {20_000}
+    assert [len(raw.index(tmp_path / "raw/pics", version).query("label == 'dog'")) for version in (1, 2, 3)] == [
+        0,
+        30,
+        0,
+    ]
+    fill(place, {"07.png": b"another"})
+    table.write_text(table.read_text().replace("08.png,cat,", "08.png,cat,test"))
+    said, reads = taken(place, tmp_path, labels=str(table))
+    assert reads == ["07.png"]
+    assert contents(tmp_path) == big | {"07.png": b"another"}
+    assert raw.versions(tmp_path / "raw/pics")[-1]["digest"] == fresh_digest(place, tmp_path, labels=str(table))
+
+
+def fresh_digest(place: Path, data: Path, **knobs: Any) -> str:
+    taken(place, data / "fresh", **knobs)
+    return raw.versions(data / "fresh/raw/pics")[-1]["digest"]
 
 
 names = st.sampled_from([f"{label}/{n}.png" for label in ("a", "b", "c") for n in range(4)])
@@ -210,7 +293,7 @@ def test_row_groups_are_small_and_parts_bounded(tmp_path: Path, monkeypatch: pyt
     content = {f"{n:04d}.png": np.random.default_rng(n).bytes(900 if n < 600 else 4) for n in range(1800)}
     taken(fill(tmp_path / "pics", content), tmp_path)
     chunks = raw.chunks(tmp_path / "raw/pics")
-    assert {chunk.rows for chunk in chunks if chunk.file == "0001-000.parquet"} == {12}
+    assert {chunk.rows for chunk in chunks if chunk.file == "0001-000000.parquet"} == {12}
     assert max(chunk.rows for chunk in chunks) == raw.GROUP_ROWS
     assert sorted({chunk.file for chunk in chunks}) == [raw.part_name(1, part) for part in range(6)]
     assert contents(tmp_path) == content
@@ -271,6 +354,26 @@ def test_entries_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert len(raw.versions(tmp_path / "raw/pics")) == 1
 
 
+@pytest.mark.parametrize("how", ["no archive", "cut off", "a pipe"])
+def test_what_a_damaged_archive_held_does_not_count_as_removed(tmp_path: Path, how: str) -> None:
+    place = fill(tmp_path / "pics", numbered(3))
+    with tarfile.open(place / "more.tar", "w") as archive:
+        for name in numbered(8, 3):
+            archive.add(fill(tmp_path / "more", numbered(8, 3)) / name, name)
+    taken(place, tmp_path)
+    before, whole = written(tmp_path), (place / "more.tar").read_bytes()
+    (place / "more.tar").unlink()
+    if how == "a pipe":
+        os.mkfifo(place / "more.tar")
+    else:
+        (place / "more.tar").write_bytes(b"x" * 999 if how == "no archive" else whole[:2000])
+    with pytest.raises(UserError, match=r"pics: more.tar: .* such as more/\d/\d+.png, would count as removed"):
+        taken(place, tmp_path)
+    assert written(tmp_path) == before
+    (place / "more.tar").unlink()
+    assert "8 removed" in taken(place, tmp_path)[0]
+
+
 def test_an_empty_source_is_one_clear_line_and_removes_nothing(tmp_path: Path) -> None:
     place = fill(tmp_path / "pics", numbered(3))
     taken(place, tmp_path)
@@ -290,9 +393,9 @@ def test_what_is_no_raw_data_set_says_how_to_get_one(tmp_path: Path) -> None:
             with pytest.raises(UserError, match="not a raw data set; bring it: `dvc repro acquire@pics`"):
                 reading(tmp_path / "pics")  # type: ignore[operator]
     taken(fill(tmp_path / "source", numbered(3)), tmp_path)
-    part = tmp_path / "raw/pics/0001-000.parquet"
+    part = tmp_path / "raw/pics/0001-000000.parquet"
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"0001-000\.parquet: damaged; remove"):
+    with pytest.raises(UserError, match=r"0001-000000\.parquet: damaged; remove"):
         raw.chunks(tmp_path / "raw/pics")
 
 

@@ -7,6 +7,7 @@ import gzip
 import http.server
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -360,7 +361,7 @@ def test_parquet_rows_without_picture_or_class_say_so(tmp_path: Path) -> None:
     empty = pa.array([{"bytes": None, "path": "a.png"}] * 5, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     hugging_face(tmp_path / "a.parquet", 5, label=found, image=empty)
     entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
-    flaws = [None, "no label", "no label", "label 3 is none of 3 classes", None]
+    flaws = [None, "no label", "no label", "its label is no class (3 of 3)", None]
     assert [entry.flaw for entry in entries] == flaws
     with pytest.raises(ValueError, match="no bytes in the file"):
         entries[0].read()  # type: ignore[misc]
@@ -371,7 +372,7 @@ def test_a_damaged_parquet_file_is_one_clear_line_and_a_damaged_page_a_flaw(tmp_
     whole = file.read_bytes()
     for spoiled in (whole[:-100], b"", b"PAR1" * 100, whole[: len(whole) // 2]):
         file.write_bytes(spoiled)
-        with pytest.raises(UserError, match=r"a.parquet: not a whole Parquet file \(.*\); replace it"):
+        with pytest.raises(UserError, match=r"a.parquet: not a whole Parquet file: .*; replace it"):
             listed(tmp_path, "parquet", source=str(file))
     column = pq.ParquetFile(io.BytesIO(whole)).metadata.row_group(1).column(0)
     page = column.dictionary_page_offset or column.data_page_offset
@@ -382,6 +383,66 @@ def test_a_damaged_parquet_file_is_one_clear_line_and_a_damaged_page_a_flaw(tmp_
     assert len(entries) == 300
     assert flaws.notna().tolist() == [100 <= number < 200 for number in range(300)]
     assert flaws.dropna().str.contains("row group 1 is damaged").all()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_a_damaged_shard_is_one_entry_and_removes_nothing(tmp_path: Path, kind: str) -> None:
+    ending, words = ("parquet", "not a whole Parquet file") if kind == "parquet" else ("tar", "not a whole archive")
+    place = tmp_path / "set"
+    place.mkdir()
+    for number in range(3):
+        if kind == "parquet":
+            hugging_face(place / f"{number}.parquet", 4, 4 * number)
+        else:
+            packed(place / f"{number}.tar", {k: v for n in range(4) for k, v in sample(4 * number + n, n % 2).items()})
+    source = acquire.source(kind)(kind=kind, source=str(place))
+    first = (place / f"0.{ending}").read_bytes()
+    (place / f"0.{ending}").write_bytes(b"x" * 3000)
+    said = intake.take_in(source, tmp_path / "raw", tmp_path / "stamps")
+    assert said == "9 entries: 9 added, 0 changed, 0 removed; 8 read"
+    index = raw.index(tmp_path / "raw").set_index("id")
+    assert str(index.loc[f"0.{ending}", "flaw"]).startswith(f"unreadable shard ({words}")
+    assert index["label"].drop(f"0.{ending}").notna().all()  # the first shard that can be read says that there are any
+    (place / f"0.{ending}").write_bytes(first)
+    assert intake.take_in(source, tmp_path / "raw", tmp_path / "stamps").startswith(
+        "12 entries: 4 added, 0 changed, 1 rem"
+    )
+    for spoiled in (b"x" * 3000, first[: len(first) // 2 + 700]):
+        (place / f"0.{ending}").write_bytes(spoiled)
+        with pytest.raises(UserError, match=rf"raw: 0.{ending}: .* would count as removed; make it readable") as error:
+            intake.take_in(source, tmp_path / "raw", tmp_path / "stamps")
+        assert "\n" not in str(error.value)
+    for number in range(3):
+        (place / f"{number}.{ending}").write_bytes(b"x" * 3000)
+    with pytest.raises(UserError, match=rf"0.{ending}: {words}.*; replace it, or move it out of the source"):
+        listed(tmp_path, kind, source=str(place))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_what_is_no_file_of_a_folder_of_shards_is_accounted_for(tmp_path: Path, kind: str) -> None:
+    ending = {"parquet": "parquet", "webdataset": "tar"}[kind]
+    place, good = tmp_path / "set", tmp_path / f"good.{ending}"
+    (place / "in").mkdir(parents=True)
+    if kind == "parquet":
+        hugging_face(good, 4)
+    else:
+        packed(good, sample(0, "cat"))
+    shutil.copy(good, place / f"in/a.{ending}")
+    (place / f"link.{ending}").symlink_to(f"in/a.{ending}")
+    (place / f"out.{ending}").symlink_to(good)
+    (place / "away").symlink_to(tmp_path)
+    os.mkfifo(place / f"pipe.{ending}")
+    for source in (str(place), place.as_uri()):
+        entries = listed(tmp_path, kind, source=source)
+        away = "a link that leads out of the folder, to a folder or nowhere"
+        assert {entry.id: entry.flaw for entry in entries if entry.flaw} == {
+            f"out.{ending}": away,
+            "away": away,
+            f"pipe.{ending}": "not a regular file",
+        }
+        assert {entry.source for entry in entries if not entry.flaw} == {f"in/a.{ending}", f"link.{ending}"}
+    with pytest.raises(UserError, match=rf"pipe.{ending}: not a regular file; replace it"):
+        listed(tmp_path, kind, source=str(place / f"pipe.{ending}"))
 
 
 def test_remote_parquet_is_fetched_once(tmp_path: Path) -> None:
@@ -495,13 +556,14 @@ def test_webdatasets_missing_and_spoiled_pieces_are_accounted_for(tmp_path: Path
         ("a.tar/0003.png", None, "its label is unreadable (.cls)"),
         ("a.tar/0004.png", None, "its label is unreadable (.json)"),
         ("a.tar/%2E%2E/0005.png", "cat", "points out of its archive"),
+        ("a.tar/0007.seg.png", "owl", None),
         ("a.tar/0007.png", "owl", None),
     ]
-    assert contents(entries) == [encoded(0), encoded(7)]
+    assert contents(entries) == [encoded(0), encoded(0), encoded(7)]
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: 2 * 1024 + 100])
     cut = listed(tmp_path, "webdataset", source=str(tmp_path / "a.tar"))
-    assert cut[-1].flaw == "archive damaged after 2 members"
+    assert cut[-1].flaw == "archive damaged (after 2 members)"
     (tmp_path / "a.tar").write_bytes(b"x" * 10_000)
     with pytest.raises(UserError, match=r"a.tar: not a whole archive; replace it"):
         listed(tmp_path, "webdataset", source=str(tmp_path / "a.tar"))
@@ -605,6 +667,10 @@ def test_a_csv_labels_a_source_and_says_what_it_misses(tmp_path: Path) -> None:
         assert [(entry[:3], entry.flaw) for entry in there] == [(entry[:3], entry.flaw) for entry in entries]
         with pytest.raises(UserError, match=r"none.csv: .*404"):
             listed(tmp_path, "webdataset", source=str(file), labels=f"{url}/none.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for place in (str(tmp_path / "pipe.csv"), (tmp_path / "pipe.csv").as_uri(), "/dev/zero"):
+        with pytest.raises(UserError, match=r": not a regular file; .* in params.yaml"):
+            listed(tmp_path, "webdataset", source=str(file), labels=place)
     with pytest.raises(UserError, match=r"none.csv: no such file; set `labels` in params.yaml"):
         listed(tmp_path, "webdataset", source=str(file), labels=str(tmp_path / "none.csv"))
     (tmp_path / "labels.csv").write_text("image,class\nx/y.png,cat\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from aigc_tasks.knobs import Knobs
 
@@ -39,12 +40,20 @@ class Entry(NamedTuple):
     """The archive, shard or file it comes from within the source; empty for a file of its own."""
     flaw: str | None = None
     """Why it must not be read (a link, encrypted, too large …); ``read`` is None then."""
+    size: int | None = None
+    """Bytes that ``read`` gives, as far as that is known before; so much room is made for it in memory."""
 
 
 class Source(Knobs, ABC):
     """Where a data set comes from."""
 
     kind: str
+    largest: int = Field(64, gt=0, description="MiB; a larger file is no picture to learn from, and is not read")
+
+    @property
+    def limit(self) -> int:
+        """``largest`` in bytes."""
+        return self.largest << 20
 
     @abstractmethod
     def entries(self, work: Path) -> Iterator[Entry]:

@@ -6,8 +6,8 @@ that points out of the archive, is a link, is encrypted or unpacks to too much i
 
 from __future__ import annotations
 
+import errno
 import gzip
-import io
 import os
 import re
 import stat
@@ -16,15 +16,18 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from aigc_tasks.acquire import Entry
 from aigc_tasks.errors import UserError
 
 ARCHIVE = re.compile(r"(.+)\.(zip|tar|tar\.gz|tgz)", re.IGNORECASE | re.DOTALL)
-LARGEST = 256 << 20  # bytes; a larger file is no picture to learn from
-TOO_LARGE = f"larger than {LARGEST >> 20} MiB"
 HEADER = 1 << 20  # bytes of a tar header, long names with it; more is meant to fill the memory
+METHODS = {12: "bzip2", 14: "lzma"}  # which zipfile unpacks without a bound; it bounds stored and deflated members
 BOMB_BYTES, BOMB_RATIO = 16 << 20, 500  # what unpacks to so much and so many times its size is no picture either
+BOMB = f"bomb (its archive unpacks to more than {BOMB_RATIO} times its size)"
+DAMAGED = "archive damaged (after {:,} members)"
+REST = "(the rest)"  # the id of what is behind the place where an archive cannot be read on
 JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 NOTES = {".json", ".txt", ".md"}  # what lies beside pictures to describe them
 
@@ -58,50 +61,75 @@ def stamp(path: Path) -> str:
     return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
 
-def entries(path: Path, prefix: str, source: str) -> Iterator[Entry]:
+def too_large(largest: int) -> str:
+    """The flaw of a file of more than so many bytes."""
+    return f"larger than {largest >> 20:,} MiB"
+
+
+def regular(path: Path | str, flags: int = 0) -> BinaryIO:
+    """The file, open, if it is a regular one: a pipe would wait for its writer, a device may have no end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def entries(path: Path, prefix: str, source: str, largest: int) -> Iterator[Entry]:
     """The members of the archive at ``path``; raises ``UserError`` if nothing of it can be read.
 
     Ids begin with ``prefix``; ``source`` is the archive's name in its source, whose ending tells the format. A zip is
     listed by its members' names. A tar is listed as it lies; where it is damaged, a last entry stands for the rest.
+    Members of more than ``largest`` bytes have a flaw, and those too that only a bomb unpacks to.
     """
     try:
         if source.lower().endswith(".zip"):
-            members = of_zip(path)
+            members = of_zip(path, largest)
         else:
-            members = of_tar(path, is_packed=not source.lower().endswith(".tar"))
+            members = of_tar(path, not source.lower().endswith(".tar"), largest)
         for member in members:
             if offered(member.id):
                 yield placed(member, prefix, source)
-    except PermissionError:
-        raise UserError(f"{path}: permission denied; make it readable, or move it out of the source") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{path}: {reason}; make it readable, or move it out of the source") from None
     except (zipfile.BadZipFile, tarfile.TarError):
         raise UserError(f"{path}: not a whole archive; replace it, or move it out of the source") from None
 
 
 def placed(member: Entry, prefix: str, source: str) -> Entry:
-    """The member under its id in the whole source, with a flaw if its path leads elsewhere."""
+    """The member under its id in the whole source, with a flaw if its path leads elsewhere or it is an archive."""
     parts = [part for part in member.id.split("/") if part not in ("", ".")]
     id = prefix + ("/".join("%2E%2E" if part == ".." else part for part in parts) or "%2F")
     if member.id.startswith("/") or ".." in parts:
         return member._replace(id=id, source=source, read=None, flaw="points out of its archive")
+    if member.flaw is None and is_archive(id):
+        return member._replace(id=id, source=source, read=None, flaw="archive within an archive")
     return member._replace(id=id, source=source)
 
 
-def of_zip(path: Path) -> Iterator[Entry]:
+def of_zip(path: Path, largest: int) -> Iterator[Entry]:
+    file = regular(path)  # closed when the last entry that reads from it is gone
     try:
-        archive = zipfile.ZipFile(path)  # closed when the last entry that reads from it is gone
+        archive = zipfile.ZipFile(file)
         members = sorted(archive.infolist(), key=lambda member: member.filename)
-    except PermissionError:
-        raise
     except Exception as error:  # a hostile directory makes zipfile raise anything
         raise zipfile.BadZipFile(str(error)) from None
-    shared = overlapping(members)
+    shared, room = overlapping(members), allowed(path, largest)
     for member in members:
         if not member.is_dir():
-            flaw = "shares its bytes with another" if member.header_offset in shared else zip_flaw(member)
+            flaw = "shares its bytes with another" if member.header_offset in shared else zip_flaw(member, largest)
+            room -= member.file_size if flaw is None else 0
+            flaw = BOMB if flaw is None and room < 0 else flaw
             read = partial(unzipped, archive, member) if flaw is None else None
             name = spelled(member.filename.replace("\\", "/"))  # some programs on Windows write these
-            yield Entry(name, None, None, f"{member.CRC:08x}-{member.file_size}", read, flaw=flaw)
+            version = f"{member.CRC:08x}-{member.file_size}"
+            yield Entry(name, None, None, version, read, flaw=flaw, size=member.file_size)
+
+
+def allowed(path: Path, largest: int) -> int:
+    """Bytes that all members of the archive may unpack to."""
+    return max(largest, BOMB_RATIO * path.stat().st_size)
 
 
 def overlapping(members: list[zipfile.ZipInfo]) -> set[int]:
@@ -116,7 +144,7 @@ def overlapping(members: list[zipfile.ZipInfo]) -> set[int]:
     return shared
 
 
-def zip_flaw(member: zipfile.ZipInfo) -> str | None:
+def zip_flaw(member: zipfile.ZipInfo, largest: int) -> str | None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if stat.S_ISLNK(kind):
         return "a link"
@@ -124,10 +152,12 @@ def zip_flaw(member: zipfile.ZipInfo) -> str | None:
         return "not a regular file"
     if member.flag_bits & 1:
         return "encrypted"
-    if member.file_size > LARGEST:
-        return TOO_LARGE
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"compressed by {METHODS.get(member.compress_type, 'an unknown method')}"
+    if member.file_size > largest:
+        return too_large(largest)
     if member.file_size > BOMB_BYTES and member.file_size > BOMB_RATIO * member.compress_size:
-        return f"bomb: unpacks to {member.file_size // max(member.compress_size, 1):,} times its size"
+        return f"bomb (unpacks to {member.file_size // max(member.compress_size, 1):,} times its size)"
     return None
 
 
@@ -139,7 +169,7 @@ def unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 class Headers:
     """A file as ``tarfile`` may read it: in pieces of the size of headers. ``last`` is the last one."""
 
-    def __init__(self, file: gzip.GzipFile | io.BufferedReader) -> None:
+    def __init__(self, file: gzip.GzipFile | BinaryIO) -> None:
         self.file, self.tell, self.seek, self.last = file, file.tell, file.seek, b""
 
     def read(self, size: int) -> bytes:
@@ -149,45 +179,54 @@ class Headers:
         return self.last
 
 
-def of_tar(path: Path, is_packed: bool) -> Iterator[Entry]:
-    """A packed tar can only be read from its beginning on: its members' content is read while it is listed."""
-    seen = 0
-    with gzip.open(path) if is_packed else open(path, "rb") as file:
+def of_tar(path: Path, is_packed: bool, largest: int = 0) -> Iterator[Entry]:
+    """A packed tar can only be read from its beginning on: its members' content is read while it is listed.
+
+    For their names alone, ``largest`` is not needed.
+    """
+    seen, rest = 0, None
+    with regular(path) as opened, gzip.GzipFile(fileobj=opened) if is_packed else opened as file:
         try:
-            version, headers = stamp(path), Headers(file)
+            version, headers, room = stamp(path), Headers(file), allowed(path, largest)
             archive = tarfile.open(fileobj=headers, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
             while member := archive.next():
                 archive.members.clear()  # it would keep them all
+                if member.size < 0:  # it would read the same header again, for ever
+                    raise tarfile.ReadError("a negative size")
                 if not member.isdir():
-                    read, flaw = None, tar_flaw(member)
+                    if is_packed and member.offset_data + member.size > room:
+                        rest = BOMB
+                        break
+                    read, flaw = None, tar_flaw(member, largest)
                     if flaw is None and is_packed:
                         read = partial(whole, file.read(member.size), member.size)
                     elif flaw is None:
                         read = partial(piece, path, member.offset_data, member.size)
-                    yield Entry(spelled(member.name), None, None, f"{version}-{member.offset}", read, flaw=flaw)
+                    stamped = f"{version}-{member.offset}"
+                    yield Entry(spelled(member.name), None, None, stamped, read, flaw=flaw, size=member.size)
                 seen += 1
-            is_damaged = any(headers.last)  # tarfile takes anything but a header for the end
-            file.read(HEADER)  # to the end, where gzip compares its checksum
-        except PermissionError:
-            raise
+            else:
+                is_damaged = any(headers.last)  # tarfile takes anything but a header for the end
+                file.read(HEADER)  # to the end, where gzip compares its checksum
+                rest = DAMAGED.format(seen) if is_damaged else None
         except Exception as error:  # a damaged file makes tarfile and gzip raise anything
             if not seen:
                 raise tarfile.ReadError(str(error)) from None
-            is_damaged = True
-    if is_damaged:
-        yield Entry("(the rest)", None, None, None, None, flaw=f"archive damaged after {seen:,} members")
+            rest = DAMAGED.format(seen)
+    if rest:
+        yield Entry(REST, None, None, None, None, flaw=rest)
 
 
-def tar_flaw(member: tarfile.TarInfo) -> str | None:
+def tar_flaw(member: tarfile.TarInfo, largest: int) -> str | None:
     if member.issym() or member.islnk():
         return "a link"
     if not member.isreg() or member.issparse():
         return "not a regular file"
-    return TOO_LARGE if member.size > LARGEST else None
+    return too_large(largest) if member.size > largest else None
 
 
 def piece(path: Path, start: int, size: int) -> bytes:
-    with open(path, "rb") as file:
+    with regular(path) as file:
         return whole(os.pread(file.fileno(), size, start), size)
 
 

@@ -19,6 +19,8 @@ from aigc_tasks.acquire import labels as csv
 from aigc_tasks.errors import UserError
 
 MEND = "set `source` in params.yaml to a folder of pictures or to a .zip, .tar, .tar.gz or .tgz file of them"
+BROKEN = "unreadable archive"
+STRAY = 0.1  # share of a labelled set's files that may lie in no class folder
 
 
 class Source(acquire.Source):
@@ -27,12 +29,12 @@ class Source(acquire.Source):
     labels: bool | str | None = Field(
         None,
         description="true: pictures lie in folders named after their class; a path: of a CSV with a class for each; "
-        "without it: by folders, if they lie in two or more",
+        "without it: by folders, if nearly all lie in two or more",
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
         place = Path(self.source).expanduser()
-        return labelled(partial(listed, place), self.labels, self.source)
+        return labelled(partial(listed, place, self.limit), self.labels, self.source)
 
 
 def labelled(
@@ -52,19 +54,21 @@ def labelled(
             own = os.path.relpath(Path(labels).expanduser().resolve(), Path(place).expanduser().resolve())
         entries = (by_folder(entry)._replace(label=None) for entry in listing() if entry.id != own)
         return csv.applied(entries, labels, options)
-    if labels is not False:
-        classes: set[str] = set()
-        for entry in listing():
-            classes |= {label for label in [by_folder(entry).label] if label is not None}
-            if len(classes) == (1 if labels else 2):
-                break
-        if labels and not classes:
-            raise UserError(
-                f"{place}: `labels` is true in params.yaml, but no picture lies in a class folder; "
-                "remove it, or move the pictures into folders named after their class"
-            )
-        labels = bool(labels) or len(classes) > 1
+    if labels is None:
+        labels = is_labelled(listing())
+    elif labels and not any(by_folder(entry).label for entry in listing() if entry.flaw is None):
+        raise UserError(
+            f"{place}: `labels` is true in params.yaml, but no picture lies in a class folder; "
+            "remove it, or move the pictures into folders named after their class"
+        )
     return (in_class(by_folder(entry)) if labels else by_folder(entry)._replace(label=None) for entry in listing())
+
+
+def is_labelled(listing: Iterator[Entry]) -> bool:
+    """Whether folders are classes: there are two or more and few files in none. A flat set may grow by some folders."""
+    counts = Counter(by_folder(entry).label for entry in listing if entry.flaw is None)
+    stray, every = counts.pop(None, 0), counts.total()
+    return len(counts) > 1 and stray <= STRAY * every
 
 
 def in_class(entry: Entry) -> Entry:
@@ -86,32 +90,38 @@ def by_folder(entry: Entry) -> Entry:
     return entry._replace(label=label, split=split)
 
 
-def listed(place: Path) -> Iterator[Entry]:
-    """Everything in the folder or archive, without labels; raises ``UserError`` if it holds nothing."""
+def listed(place: Path, largest: int) -> Iterator[Entry]:
+    """Everything in the folder or archive, without labels; raises ``UserError`` if it holds nothing.
+
+    What has more than ``largest`` bytes has a flaw.
+    """
     if not place.exists():
         raise UserError(f"{place}: no such folder or file; {MEND}")
     if place.is_dir():
-        found = walked(place.resolve())
+        found = walked(place.resolve(), largest)
     elif archives.is_archive(place.name):
         name = archives.spelled(place.name)
-        found = archives.entries(place, f"{archives.stem(name)}/", name)
+        found = archives.entries(place, f"{archives.stem(name)}/", name, largest)
     else:
         raise UserError(f"{place}: neither a folder nor an archive; {MEND}")
-    first = list(islice(found, 1))
+    first = list(islice(found, 2))
     if not first:
         raise UserError(f"{place}: holds no pictures; {MEND}")
-    yield from first
+    if len(first) == 1 and first[0].flaw == BROKEN:
+        raise UserError(f"{place / first[0].id}: not a whole archive, or permission denied; replace it, or {MEND}")
+    while first:  # kept, they would keep what a packed tar has read of them
+        yield first.pop(0)
     yield from found
 
 
-def walked(root: Path) -> Iterator[Entry]:
+def walked(root: Path, largest: int) -> Iterator[Entry]:
     """Every file below the folder, sorted by path, and the members of archives in their place."""
     waiting = [""]  # paths relative to the root in the wrong order; a folder's ends with a slash
     prefixes: dict[str, str] = {}  # of archives
     while waiting:
         path = waiting.pop()
         if path and not path.endswith("/"):
-            yield from offered(root, path, prefixes.pop(path, ""))
+            yield from offered(root, path, prefixes.pop(path, ""), largest)
             continue
         try:
             with os.scandir(root / path) as children:
@@ -130,36 +140,43 @@ def walked(root: Path) -> Iterator[Entry]:
         waiting += sorted((path + name for name in names), reverse=True)
 
 
-def offered(root: Path, path: str, prefix: str) -> Iterator[Entry]:
+def offered(root: Path, path: str, prefix: str, largest: int) -> Iterator[Entry]:
     """What one file of the folder offers: itself, or the members of the archive it is."""
-    file, id = root / path, archives.spelled(path)
+    id = archives.spelled(path)
     try:
-        if file.is_symlink():
-            file = Path(os.path.realpath(file))
-            if not file.is_relative_to(root) or not file.exists() or file.is_dir():
-                yield flawed(id, "a link that leads out of the folder, to a folder or nowhere")
-                return
-        found = file.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            yield flawed(id, "not a regular file")
+        file, flaw = followed(root, root / path)
+        size = file.lstat().st_size if flaw is None else 0
+        if flaw is not None:
+            yield flawed(id, flaw)
         elif prefix:
-            yield from archives.entries(file, prefix, id)
-        elif found.st_size > archives.LARGEST:
-            yield flawed(id, archives.TOO_LARGE)
+            try:
+                yield from archives.entries(file, prefix, id, largest)
+            except UserError:
+                yield flawed(id, BROKEN)
+        elif size > largest:
+            yield flawed(id, archives.too_large(largest))
         else:
-            yield Entry(id, None, None, archives.stamp(file), partial(content, file))
+            yield Entry(id, None, None, archives.stamp(file), partial(content, file, largest), size=size)
     except OSError as error:
         yield flawed(id, f"unreadable ({error.strerror})")
+
+
+def followed(root: Path, file: Path) -> tuple[Path, str | None]:
+    """The file itself where this is a link, and why it must not be read if it is none of the folder ``root``."""
+    if file.is_symlink():
+        file = Path(os.path.realpath(file))
+        if not file.is_relative_to(root) or not file.exists() or file.is_dir():
+            return file, "a link that leads out of the folder, to a folder or nowhere"
+    return file, None if stat.S_ISREG(file.lstat().st_mode) else "not a regular file"
 
 
 def flawed(id: str, flaw: str) -> Entry:
     return Entry(id, None, None, None, None, flaw=flaw)
 
 
-def content(file: Path) -> bytes:
-    """The file's content, if it is still the regular file that was listed: no link, nothing that waits for a writer."""
-    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
-        found = os.fstat(opened.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > archives.LARGEST:
+def content(file: Path, largest: int) -> bytes:
+    """The file's content, if it still is the regular file that was listed, and no link."""
+    with archives.regular(file, os.O_NOFOLLOW) as opened:
+        if os.fstat(opened.fileno()).st_size > largest:
             raise ValueError("changed while it was read")
-        return opened.read(archives.LARGEST)
+        return opened.read(largest)

@@ -2,7 +2,8 @@
 
 What an entry was when it was last read is known by its stamp, kept in this checkout. A killed intake goes on after the
 last finished part: beside each part lies a journal of the entries up to its end, and as long as the source still lists
-the same, they are not read again. Which rows end up in which file depends on the source and the last version alone.
+the same, they are not read again. A part ends when it is full, or after so many entries where few of them are new.
+Which rows end up in which file depends on the source and the last version alone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -23,15 +25,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigc_tasks import layout
-from aigc_tasks.acquire import Entry, Source, archives, raw
+from aigc_tasks.acquire import Entry, Source, archives, raw, remote
 from aigc_tasks.errors import UserError
 from aigc_tasks.progress import progress
 
 THREADS = 16  # reads at a time: many sources are far away
 AHEAD, AHEAD_BYTES = 64, 64 << 20  # entries and bytes read before it is their turn to be written
+UNKNOWN = AHEAD_BYTES // THREADS  # bytes that an entry of unknown size is expected to have
 LISTED = ["id", "source", "label", "split", "stamp", "listed"]  # an entry as it is listed; the last one is its flaw
 LAST_JOURNAL = "journal-last.parquet"  # of what did not fill a part
-STAMPS = ["id", "stamp", "sha256", "flaw"]
+JOURNAL_ENTRIES = 50_000  # after which a part ends: what a killed intake reads again at most
+STAMPS = ["id", "stamp", "sha256"]
+SHUT = ("unreadable", "unreachable", "not a", "a link", "archive damaged", "bomb")  # flaws that may hide other entries
 JOURNAL = pa.schema([(name, pa.string()) for name in (*LISTED, "sha256", "flaw", "change")] + [("read", pa.bool_())])
 
 
@@ -51,14 +56,16 @@ State = tuple[str, str | None, str | None, str, str | None]
 def take_in(source: Source, folder: Path, work: Path) -> str:
     """Bring ``folder`` up to date and say in one line what was done; raises ``UserError``.
 
-    ``work`` keeps the stamps, and what a killed run had finished. If the source's knobs are others than last time, the
-    versions begin again.
+    ``work`` keeps the stamps, and what a killed run had finished. If the source's knobs are others than last time,
+    everything is read again, and what differs is the next version; if it is of another kind, the versions begin again.
     """
-    knobs = source.model_dump(mode="json")
-    past = history(folder, knobs)
-    last = Last(folder if past else None, work / "stamps.parquet")
+    knobs = public({"kind": source.kind} | source.model_dump(mode="json", exclude_defaults=True))
+    sweep(folder)
+    described = history(folder, knobs)
+    past = described["versions"]
+    last = Last(folder if past else None, work / "stamps.parquet", knobs)
     unfinished = Unfinished(work / "unfinished", {"source": knobs, "versions": past})
-    done = unfinished.resume(source.entries(work))
+    done = unfinished.resume(partial(source.entries, work))
     seen: set[str] = set()
     with progress(f"acquire {folder.name}", len(last.places)) as update:
         rest = (entry for entry in unique(source.entries(work), seen) if entry.id not in done)
@@ -69,57 +76,102 @@ def take_in(source: Source, folder: Path, work: Path) -> str:
         raise UserError(f"{folder.name}: its source is empty; correct datasets.{folder.name}.acquire in params.yaml")
     removed = sorted(last.places.keys() - seen)
     unfinished.close(removed)
+    refuse_if_shut(removed, last, unfinished.journals(), folder.name)
     version = {"version": len(past) + 1} | summary(unfinished.journals(), len(removed))
     is_read = version.pop("read")
-    keep_stamps(unfinished.journals(), work / "stamps.parquet")
+    keep_stamps(unfinished.journals(), work / "stamps.parquet", knobs)
     if version["added"] or version["changed"] or version["removed"]:
-        publish(unfinished.parts(), folder, {"source": knobs, "versions": [*past, version]})
+        version |= renewed(described, knobs, folder.name)
+        publish(unfinished.parts(), folder, described | {"versions": [*past, version]})
     shutil.rmtree(unfinished.folder)
     changes = ", ".join(f"{version[change]:,} {change}" for change in ("added", "changed", "removed"))
     return f"{version['count']:,} entries: {changes}; {is_read:,} read"
 
 
-def history(folder: Path, knobs: dict[str, Any]) -> list[dict[str, Any]]:
-    """The versions that the next one continues: none if the folder is no raw data set, or one of another source."""
+def public(knobs: Any) -> Any:
+    """The knobs as they may be stored: a URL's passwords and signatures are not what makes it another source.
+
+    Nor is a knob without a value, as they were stored once.
+    """
+    if isinstance(knobs, dict):
+        return {name: public(knob) for name, knob in knobs.items() if knob is not None}
+    if isinstance(knobs, list):
+        return [public(knob) for knob in knobs]
+    return remote.shown(knobs) if isinstance(knobs, str) and remote.is_url(knobs) else knobs
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed intake left in the folder and beside it: to DVC it would be another version."""
+    shutil.rmtree(folder.with_name(f".{folder.name}.unfinished"), ignore_errors=True)
+    (folder / f".{raw.SOURCE}.unfinished").unlink(missing_ok=True)
+    try:
+        known = raw.parts(folder)
+    except UserError:
+        return
+    for stale in set(folder.glob(raw.PARTS)).difference(known):
+        stale.unlink()
+
+
+def history(folder: Path, knobs: dict[str, Any]) -> dict[str, Any]:
+    """What ``source.json`` says, which the next version continues: no versions if its source is of another kind.
+
+    ``source`` there are the knobs of the first version; one that was taken in with others says so itself.
+    """
     try:
         described = raw.described(folder)
         raw.parts(folder)
+        kind = described.get("source", {}).get("kind")
+        if kind == knobs["kind"]:
+            return described
+        print(f"{folder}: its source was of kind {kind} and is of kind {knobs['kind']}: its versions begin again at 1")
     except UserError:
-        return []
-    return described["versions"] if described.get("source") == knobs else []
+        if folder.exists():
+            print(f"{folder}: not a whole raw data set: its versions begin again at 1")
+    return {"source": knobs, "versions": []}
+
+
+def renewed(described: dict[str, Any], knobs: dict[str, Any], name: str) -> dict[str, Any]:
+    """What the next version says of its source: nothing if it is what that of the last one was."""
+    past = described["versions"]
+    before = public(next((version["source"] for version in reversed(past) if "source" in version), described["source"]))
+    other = [knob for knob in {**before, **knobs} if before.get(knob) != knobs.get(knob)]
+    if not other:
+        return {}
+    print(f"{name}: {', '.join(other)} in params.yaml changed since version {len(past)}; the versions go on")
+    return {"source": knobs}
 
 
 class Last:
     """The last version: what each entry was, and the stamp it had then."""
 
-    def __init__(self, folder: Path | None, stamps: Path) -> None:
+    def __init__(self, folder: Path | None, stamps: Path, knobs: dict[str, Any]) -> None:
         table = raw.live(folder) if folder else raw.SCHEMA.empty_table()
         self.places = {id: place for place, id in enumerate(table["id"].to_pylist())}
         names = ("source", "label", "split", "sha256", "flaw")
         self.columns = [table[name].combine_chunks() for name in names]
+        self.sizes = table["size"].combine_chunks()
         self.stamps = pa.nulls(len(table), pa.string())
-        if len(table) and stamps.exists():
-            known = pq.read_table(stamps)
+        known = pq.read_table(stamps) if len(table) and stamps.exists() else None
+        if known and known.schema.metadata == stamped_with(knobs):  # another source may stamp other things the same
             known = known.take(pc.index_in(table["id"], known["id"]))
             # The folder may have been brought back to an older version than the stamps are of.
-            same = pc.and_(
-                pc.equal(known["sha256"], table["sha256"]),
-                pc.equal(pc.fill_null(known["flaw"], ""), pc.fill_null(table["flaw"], "")),
-            )
+            same = pc.equal(known["sha256"], table["sha256"])
             self.stamps = pc.if_else(same, known["stamp"], None).combine_chunks()
 
     def state(self, id: str) -> State | None:
         place = self.places.get(id)
         return None if place is None else tuple(column[place].as_py() for column in self.columns)
 
+    def size(self, id: str) -> int:
+        return self.sizes[self.places[id]].as_py()
+
     def unchanged(self, entry: Entry) -> Read | None:
         """What the entry is, if its stamp says that it is what it was."""
         place = self.places.get(entry.id)
         if place is None or entry.stamp is None or self.stamps[place].as_py() != entry.stamp:
             return None
-        source, label, split, sha256, flaw = (column[place].as_py() for column in self.columns)
-        same = (source, label, split) == (entry.source, entry.label, entry.split)
-        return Read(sha256, flaw, None, False) if same else None
+        source, _, _, sha256, flaw = (column[place].as_py() for column in self.columns)
+        return Read(sha256, None, None, False) if (source, flaw) == (entry.source, None) else None
 
 
 def unique(entries: Iterator[Entry], seen: set[str]) -> Iterator[Entry]:
@@ -137,13 +189,13 @@ def unique(entries: Iterator[Entry], seen: set[str]) -> Iterator[Entry]:
 def contents(entries: Iterator[Entry], last: Last) -> Iterator[tuple[Entry, Read]]:
     """Each entry in order with what it is; those that may have changed are read ahead, several at a time."""
     waiting: deque[tuple[Entry, Read | Future[Read]]] = deque()
-    lock, held = Lock(), 0  # bytes that were read and not yet taken
+    lock, held = Lock(), 0  # bytes that were read and not yet taken, and are expected of what is being read
 
-    def fetch(entry: Entry) -> Read:
+    def fetch(entry: Entry, expected: int) -> Read:
         nonlocal held
         read = fetched(entry)
         with lock:
-            held += raw.size_of(read.content)
+            held += raw.size_of(read.content) - expected
         return read
 
     def take() -> tuple[Entry, Read]:
@@ -159,9 +211,12 @@ def contents(entries: Iterator[Entry], last: Last) -> Iterator[tuple[Entry, Read
     try:
         for entry in entries:
             known = last.unchanged(entry) if entry.flaw is None else Read("", entry.flaw, None, False)
-            waiting.append((entry._replace(read=None), known or pool.submit(fetch, entry)))
-            while len(waiting) > AHEAD or (waiting and held > AHEAD_BYTES):
+            expected = 0 if known else UNKNOWN if entry.size is None else entry.size
+            while len(waiting) >= AHEAD or (waiting and held + expected > AHEAD_BYTES):
                 yield take()
+            with lock:
+                held += expected
+            waiting.append((entry._replace(read=None), known or pool.submit(fetch, entry, expected)))
         while waiting:
             yield take()
     finally:
@@ -191,11 +246,12 @@ class Unfinished:
             shutil.rmtree(folder, ignore_errors=True)
             layout.replace(begun, text)
 
-    def resume(self, listing: Iterator[Entry]) -> set[str]:
+    def resume(self, listing: Callable[[], Iterator[Entry]]) -> set[str]:
         """Keep the full parts as far as the source still lists the same; returns the ids that they account for."""
         done: set[str] = set()
-        entries = unique(listing, set())
-        for journal in self.journals():
+        journals = self.journals()
+        entries = unique(listing(), set()) if journals else iter(())  # a listing may be many requests
+        for journal in journals:
             ids = []
             for row in rows(journal, LISTED):
                 entry = next(entries, None)
@@ -208,25 +264,30 @@ class Unfinished:
                     self.number += 1
                     continue
             break
-        for file in self.journals()[self.number :] + self.parts()[self.number :]:
-            file.unlink()
+        kept = {part_of(journal) for journal in journals[: self.number]}
+        for file in journals + self.parts():
+            if part_of(file) not in kept:
+                file.unlink()
         self.begin()
         return done
 
     def begin(self) -> None:
         self.part = raw.Part(self.folder / raw.part_name(self.version, self.number))
         self.journal = raw.Part(self.folder / f"journal-{self.number:06d}.parquet", JOURNAL)
+        self.entries = 0
 
     def add(self, entry: Entry, read: Read, last: Last) -> None:
         """Write down what the entry is, and its content if that is not what it was in the last version."""
         state, before = (entry.source, entry.label, entry.split, read.sha256, read.flaw), last.state(entry.id)
         change = "added" if before is None else "changed" if before != state else None
         if change:
-            row = raw.Row(entry.id, *state[:4], read.content, read.flaw, False)
-            self.part.add(raw.stored(row))
+            is_stored = before is not None and read.flaw is None and before[3] == read.sha256
+            row = raw.Row(entry.id, *state[:4], None if is_stored else read.content, read.flaw, False)
+            self.part.add(raw.stored(row) | ({"size": last.size(entry.id)} if is_stored else {}))
         what = {"sha256": read.sha256, "flaw": read.flaw, "change": change, "read": read.is_read}
         self.journal.add(listed(entry) | what)
-        if self.part.full:
+        self.entries += 1
+        if self.part.full or self.entries == JOURNAL_ENTRIES:  # whether they were read or known: see `Part.full`
             self.part.close()
             self.journal.close()  # after the part: it is what says that the part is whole
             self.number += 1
@@ -240,10 +301,15 @@ class Unfinished:
         self.journal.close()
 
     def parts(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*-*.parquet"))
+        return sorted(self.folder.glob(raw.PARTS))
 
     def journals(self) -> list[Path]:
         return sorted(self.folder.glob("journal-*.parquet"))
+
+
+def part_of(file: Path) -> str:
+    """The number that a part and its journal share; a part without a row is not written."""
+    return file.stem.partition("-")[2]
 
 
 def listed(entry: Entry) -> dict[str, str | None]:
@@ -254,6 +320,24 @@ def listed(entry: Entry) -> dict[str, str | None]:
 def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     for batch in raw.opened(path).iter_batches(raw.GROUP_ROWS, columns=columns):
         yield from batch.to_pylist()
+
+
+def refuse_if_shut(removed: list[str], last: Last, journals: list[Path], name: str) -> None:
+    """Raise ``UserError`` if entries only seem to be gone, because their folder or archive cannot be read now."""
+    if not removed:
+        return
+    listing = (row for journal in journals for row in rows(journal, ["id", "source", "listed"]))
+    flawed = [row for row in listing if (row["listed"] or "").startswith(SHUT)]
+    shut = {row["source" if row["id"].endswith(archives.REST) else "id"]: row["listed"] for row in flawed}
+    for id in removed:
+        above = [id[:end] for end, letter in enumerate(id) if letter == "/"]
+        if state := last.state(id):
+            above.append(state[0])
+        if place := next(filter(shut.__contains__, above), None):
+            raise UserError(
+                f"{name}: {place}: {shut[place]}, and what was in it, such as {id}, would count as removed; "
+                "make it readable, or move it out of the source"
+            )
 
 
 def summary(journals: list[Path], removed: int) -> dict[str, Any]:
@@ -271,12 +355,17 @@ def summary(journals: list[Path], removed: int) -> dict[str, Any]:
     }
 
 
-def keep_stamps(journals: list[Path], path: Path) -> None:
-    """Keep the stamps of what was read, for the next time."""
-    stamps = raw.Part(path, pa.schema([(name, pa.string()) for name in STAMPS]))
+def stamped_with(knobs: dict[str, Any]) -> dict[bytes, bytes]:
+    """What is noted beside the stamps."""
+    return {b"source": json.dumps(knobs).encode()}
+
+
+def keep_stamps(journals: list[Path], path: Path, knobs: dict[str, Any]) -> None:
+    """Keep the stamps of what was read, for the next time; what could not be read may be readable then."""
+    stamps = raw.Part(path, pa.schema([(name, pa.string()) for name in STAMPS], stamped_with(knobs)))
     for journal in journals:
-        for row in rows(journal, [*STAMPS, "listed"]):
-            if row.pop("listed") is None and row["stamp"] is not None:
+        for row in rows(journal, [*STAMPS, "flaw"]):
+            if row.pop("flaw") is None and row["stamp"] is not None:
                 stamps.add(row)
     stamps.close()
 
@@ -290,9 +379,6 @@ def publish(parts: list[Path], folder: Path, described: dict[str, Any]) -> None:
                 link(part, new)
             layout.replace(new / raw.SOURCE, text)
         return
-    for stale in folder.glob("[0-9]*-*.parquet"):
-        if raw.version_of(stale) >= version:  # a killed run's
-            stale.unlink()
     for part in parts:
         link(part, folder)
     layout.replace(folder / raw.SOURCE, text)

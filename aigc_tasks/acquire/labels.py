@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from aigc_tasks.acquire import Entry, remote
+from aigc_tasks.acquire import Entry, archives, remote
 from aigc_tasks.errors import UserError
 
 FILE = ("file", "filename", "filepath", "path", "image", "imageid", "imagename", "imagepath", "img", "picture", "id")
@@ -71,7 +71,8 @@ def fetched(place: str, options: dict[str, Any] | None) -> bytes:
         with TemporaryDirectory() as folder:
             return remote.download(place, Path(folder), options=options).read_bytes()
     try:
-        return Path(place).expanduser().read_bytes()
+        with archives.regular(Path(place).expanduser()) as file:
+            return file.read()
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise UserError(f"{place}: {reason}; set `labels` in params.yaml to the CSV with the labels") from None

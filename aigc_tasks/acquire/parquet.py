@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from aigc_tasks.acquire import labels as csv
 from aigc_tasks.errors import UserError
 
 IMAGE = ("image", "img", "picture", "bytes", "content", "jpg", "png")
-BATCH = 128  # rows that are decoded at once
+KEPT = 256  # pictures, and bytes of the largest one, that are held for those who ask a little late
+LONGEST = 10_000  # letters of a label
 
 
 class Source(acquire.Source):
@@ -34,22 +36,21 @@ class Source(acquire.Source):
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
-        found = self.listed(work)
+        found = shards.entries(self.source, (".parquet",), self.options, work, self.listed)
         return found if self.labels is None else csv.applied(found, self.labels, self.options)
 
-    def listed(self, work: Path) -> Iterator[Entry]:
-        for shard in shards.brought(self.source, (".parquet",), self.options, work):
-            try:
-                with pq.ParquetFile(shard.file) as file:
-                    columns = self.columns(file.schema_arrow, shard.name)
-                    yield from rows(file, shard, columns)
-            except (pa.ArrowException, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
-                reason = str(error).partition("\n")[0][:200]
-                raise UserError(
-                    f"{shard.file}: not a whole Parquet file ({reason}); replace it, or move it out of the source"
-                ) from None
+    def listed(self, shard: shards.Shard) -> Iterator[Entry]:
+        try:
+            with pq.ParquetFile(shard.file) as file:
+                columns = self.columns(file.schema_arrow, shard.name)
+                yield from rows(file, shard, columns, self.limit)
+        except PermissionError as error:
+            raise shards.Broken(str(error.strerror).lower()) from None
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            reason = str(error).partition("\n")[0][:200]
+            raise shards.Broken(f"not a whole Parquet file: {reason}") from None
 
     def columns(self, schema: pa.Schema, name: str) -> Columns:
         """The columns to read; raises ``UserError`` if there are none, or not of a type that can be used."""
@@ -74,6 +75,11 @@ class Source(acquire.Source):
             )
         split = self.split or ("split" if "split" in schema.names and is_class(schema.field("split").type) else None)
         classes = features.get(label, {}).get("names") if label else None
+        if classes is not None and not are_names(classes):
+            raise UserError(
+                f"{name}: the names noted for column {label!r} are no list of texts; "
+                "correct the file's metadata, or set `label` in params.yaml to another column"
+            )
         return Columns(image, label, split, classes)
 
 
@@ -93,6 +99,14 @@ def described(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
     except (TypeError, KeyError, ValueError, AttributeError):
         return {}
+
+
+def are_names(classes: Any) -> bool:
+    """Whether they are a list of texts in valid Unicode."""
+    try:
+        return isinstance(classes, list) and isinstance("".join(classes).encode(), bytes)
+    except (TypeError, UnicodeEncodeError):
+        return False
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
@@ -124,60 +138,79 @@ def is_class(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def rows(file: pq.ParquetFile, shard: shards.Shard, columns: Columns) -> Iterator[Entry]:
+def rows(file: pq.ParquetFile, shard: shards.Shard, columns: Columns, largest: int) -> Iterator[Entry]:
     """The entries of one file. Their pictures are read a row group at a time, when and if they are asked for."""
     number = 0
     is_struct = pa.types.is_struct(file.schema_arrow.field(columns.image).type)
     column = f"{columns.image}.bytes" if is_struct else columns.image
     small = [name for name in (columns.label, columns.split) if name is not None]
     for index in range(file.metadata.num_row_groups):
-        group = Group(shard.file, file.metadata, index, column)
-        count = file.metadata.row_group(index).num_rows
+        group = Group(shard.file, file.metadata, index, column, largest)
+        count, size = file.metadata.row_group(index).num_rows, group.expected()
         told = told_in(file, index, small) if small else iter([{}] * count)
         for row, values in enumerate(told):
             label, flaw = named(values.get(columns.label), columns.classes) if columns.label else (None, None)
             division = str(values.get(columns.split)).lower() if columns.split else ""
             split = csv.SPLITS.get(division) if columns.split else shard.split
             read = partial(group.read, row) if flaw is None else None
-            yield Entry(f"{shard.name}/{number:07d}", label, split, shard.stamp, read, shard.name, flaw)
+            yield Entry(f"{shard.name}/{number:07d}", label, split, shard.stamp, read, shard.name, flaw, size)
             number += 1
 
 
 def told_in(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-    for batch in file.iter_batches(4096, row_groups=[group], columns=columns, use_threads=False):
-        yield from batch.to_pylist()
+    # Row by row, here and below: a value of megabytes that a dictionary repeats would fill the memory.
+    for batch in file.iter_batches(1, row_groups=[group], columns=columns, use_threads=False):
+        yield {name: value(batch.column(name)[0]) for name in columns}
+
+
+def value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return b""
 
 
 def named(value: Any, classes: list[str] | None) -> tuple[str | None, str | None]:
     """The class that a label stands for, and what is wrong with it; -1 is Hugging Face's word for none."""
     if value is None or value == "" or (classes and value == -1):
         return None, "no label"
+    if isinstance(value, bytes) or len(str(value)) > LONGEST:
+        return None, "its label is too long, or not valid Unicode"
     if not classes or isinstance(value, str):
         return str(value), None
     if not 0 <= value < len(classes):
-        return None, f"label {value} is none of {len(classes)} classes"
+        return None, f"its label is no class ({value} of {len(classes)})"
     return str(classes[value]), None
 
 
-class Group:
-    """The pictures of one row group, decoded forwards a batch at a time: they are asked for in about that order."""
+def pictures(path: Path, metadata: pq.FileMetaData, group: int, column: str) -> Iterator[pa.Buffer | None]:
+    # Without a buffer before it, a column of a row group comes in pages: some files are one group of gigabytes.
+    with pq.ParquetFile(path, metadata=metadata, pre_buffer=False, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(1, row_groups=[group], columns=[column], use_threads=False):
+            content = batch.column(0)
+            yield (content.field("bytes") if pa.types.is_struct(content.type) else content)[0].as_buffer()
 
-    def __init__(self, file: Path, metadata: pq.FileMetaData, index: int, column: str) -> None:
-        self.file, self.metadata, self.index, self.column = file, metadata, index, column
+
+class Group:
+    """The pictures of one row group, decoded forwards one at a time: they are asked for in about that order."""
+
+    def __init__(self, file: Path, metadata: pq.FileMetaData, index: int, column: str, largest: int) -> None:
+        self.file, self.metadata, self.index, self.column, self.largest = file, metadata, index, column, largest
         self.lock = Lock()
         self.flaw: str | None = None
         self.restart()
 
-    def restart(self) -> None:
-        self.decoded = self.batches()
-        self.first, self.held = 0, [pa.array([], pa.binary())] * 2  # the last two batches, and the row they begin with
+    def expected(self) -> int:
+        """Bytes that one picture may have: a dictionary may hold a single one for many rows."""
+        group = self.metadata.row_group(self.index)
+        columns = map(group.column, range(group.num_columns))
+        every = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == self.column)
+        return min(self.largest, every)
 
-    def batches(self) -> Iterator[pa.Array]:
-        # Without a buffer before it, a column of a row group comes in pages: some files are one group of gigabytes.
-        with pq.ParquetFile(self.file, metadata=self.metadata, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(BATCH, row_groups=[self.index], columns=[self.column], use_threads=False):
-                content = batch.column(0)
-                yield content.field("bytes") if pa.types.is_struct(content.type) else content
+    def restart(self) -> None:
+        self.decoded = pictures(self.file, self.metadata, self.index, self.column)
+        self.first, self.size = 0, 0  # the row that the held ones begin with, and their bytes
+        self.held: deque[pa.Buffer | None] = deque()
 
     def read(self, row: int) -> bytes:
         """The picture in a row, counted from the group's first; raises ``ValueError`` if there is none."""
@@ -195,14 +228,19 @@ class Group:
     def found(self, row: int) -> bytes:
         if row < self.first:
             self.restart()
-        while row >= self.first + sum(map(len, self.held)):
-            self.first += len(self.held[0])
-            self.held = [self.held[1], next(self.decoded)]
-        offset = row - self.first
-        older, newer = self.held
-        content = (older[offset] if offset < len(older) else newer[offset - len(older)]).as_py()
+        while row >= self.first + len(self.held):
+            self.held.append(next(self.decoded))
+            self.size += size_of(self.held[-1])
+            while len(self.held) > 1 and (len(self.held) > KEPT or self.size > self.largest):
+                self.size -= size_of(self.held.popleft())
+                self.first += 1
+        content = self.held[row - self.first]
         if content is None:
             raise ValueError("no bytes in the file")
-        if len(content) > archives.LARGEST:
-            raise ValueError(archives.TOO_LARGE)
-        return content
+        if content.size > self.largest:
+            raise ValueError(archives.too_large(self.largest))
+        return content.to_pybytes()
+
+
+def size_of(content: pa.Buffer | None) -> int:
+    return 0 if content is None else content.size

@@ -2,6 +2,7 @@
 
 Files are named ``VERSION-PART.parquet``, with one row per entry. A file never changes once it is written: a later
 version's row supersedes the row of the same id in earlier versions, and one with ``gone`` says that it was removed.
+One of which only the label or split is new has no content: it is that of an earlier row of the same id and hash.
 To DVC a new version is a few new files, and an old version is the same files without them.
 """
 
@@ -17,11 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigc_tasks.errors import UserError
 
 SOURCE = "source.json"
+PARTS = "[0-9]*-*.parquet"
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -37,6 +40,7 @@ SCHEMA = pa.schema(
     ]
 )
 INDEX = ["id", "source", "label", "split", "sha256", "size", "flaw"]
+FACTS = ["sha256", "label", "split", "flaw"]  # that make an entry another one
 GROUP_ROWS, GROUP_BYTES = 512, 16 << 20  # what one reading brings into memory
 PART_BYTES = 256 << 20  # what one killed acquisition loses at most
 
@@ -84,20 +88,52 @@ def read(folder: Path, chunk: Chunk) -> list[Row]:
         table = opened(path).read_row_group(chunk.group)
     except (pa.ArrowException, OSError):
         raise damaged(path) from None
-    return [
+    rows = [
         Row(
             row["id"],
             row["source"],
             row["label"],
             row["split"],
             row["sha256"],
-            row["content"] if row["shape"] is None else np.frombuffer(row["content"], np.uint8).reshape(row["shape"]),
+            content_of(row),
             row["flaw"],
             row["gone"],
         )
         for batch in table.to_batches(max_chunksize=32)  # so that the contents are not all in memory twice
         for row in batch.to_pylist()
     ]
+    missing = {(row.id, row.sha256) for row in rows if row.content is None and row.flaw is None and not row.gone}
+    held = earlier(folder, chunk, missing) if missing else {}
+    return [row._replace(content=held[row.id, row.sha256]) if (row.id, row.sha256) in held else row for row in rows]
+
+
+def content_of(row: dict[str, Any]) -> bytes | np.ndarray | None:
+    return np.frombuffer(row["content"], np.uint8).reshape(row["shape"]) if row["shape"] else row["content"]
+
+
+def earlier(folder: Path, chunk: Chunk, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+    """The contents, by id and hash, that versions before the chunk's hold."""
+    found: dict[tuple[str, str], Any] = {}
+    ids = pa.array([id for id, _ in wanted])
+    least, most = min(wanted)[0], max(wanted)[0]
+    for path in parts(folder):
+        if version_of(path) == version_of(Path(chunk.file)) or len(found) == len(wanted):
+            break
+        file = opened(path)
+        for group in range(file.num_row_groups):
+            bounds = file.metadata.row_group(group).column(0).statistics  # of ids; it may be missing
+            if bounds and bounds.has_min_max and (bounds.max < least or bounds.min > most):
+                continue
+            if not pc.any(pc.is_in(file.read_row_group(group, ["id"])["id"], value_set=ids)).as_py():
+                continue
+            table = file.read_row_group(group, ["id", "sha256", "content", "shape"])
+            table = table.filter(pc.and_(pc.is_in(table["id"], value_set=ids), pc.is_valid(table["content"])))
+            found |= {
+                key: content_of(row) for row in table.to_pylist() if (key := (row["id"], row["sha256"])) in wanted
+            }
+    if len(found) < len(wanted):
+        raise damaged(folder / chunk.file)
+    return found
 
 
 def superseded(folder: Path) -> dict[str, frozenset[str]]:
@@ -122,21 +158,48 @@ def index(folder: Path, version: int | None = None) -> pd.DataFrame:
     return live(folder, version).to_pandas()
 
 
-def live(folder: Path, version: int | None = None) -> pa.Table:
-    """``index`` as an Arrow table."""
+def live(folder: Path, version: int | None = None, among: pa.ChunkedArray | None = None) -> pa.Table:
+    """``index`` as an Arrow table; ``among`` some ids alone."""
     known = [described["version"] for described in versions(folder)]
     if version is not None and version not in known:
         raise UserError(f"{folder}: there is no version {version}; known are: {', '.join(map(str, known))}")
     files = [path for path in parts(folder) if version is None or version_of(path) <= version]
-    table = pa.concat_tables([opened(path).read([*INDEX, "gone"]) for path in files])
+    tables = (opened(path).read([*INDEX, "gone"]) for path in files)
+    table = pa.concat_tables(
+        [each if among is None else each.filter(pc.is_in(each["id"], value_set=among)) for each in tables]
+    )
     last = ~table["id"].to_pandas().duplicated(keep="last").to_numpy()
     return table.filter(last & ~table["gone"].to_numpy()).select(INDEX).sort_by("id")
+
+
+def changes(before: pa.Table, after: pa.Table) -> dict[str, list[str]]:
+    """Ids, in order, of what was added, changed and removed between two versions as ``live`` gives them."""
+    stayed, stays = (pc.is_in(one["id"], value_set=other["id"]) for one, other in ((before, after), (after, before)))
+    was, now = before.filter(stayed), after.filter(stays)  # the same ids, in one order
+    differs = pa.array(np.zeros(len(now), bool))
+    for fact in FACTS:
+        differs = pc.or_(differs, pc.not_equal(pc.fill_null(was[fact], ""), pc.fill_null(now[fact], "")))
+    return {
+        "added": after["id"].filter(pc.invert(stays)).to_pylist(),
+        "changed": now["id"].filter(differs).to_pylist(),
+        "removed": before["id"].filter(pc.invert(stayed)).to_pylist(),
+    }
+
+
+def last_changes(folder: Path) -> dict[str, list[str]] | None:
+    """``changes`` from the version before the last one; None if there is none. Memory holds what changed."""
+    numbers = [described["version"] for described in versions(folder)][-2:]
+    if len(numbers) < 2:
+        return None
+    own = [opened(path).read(["id"]) for path in parts(folder) if version_of(path) == numbers[1]]
+    before, after = (live(folder, number, pa.concat_tables(own)["id"]) for number in numbers)
+    return changes(before, after)
 
 
 def parts(folder: Path) -> list[Path]:
     """The files, oldest first. What a killed acquisition left beyond the last version does not count."""
     last = versions(folder)[-1]["version"]
-    found = [path for path in folder.glob("[0-9]*-*.parquet") if version_of(path) <= last]
+    found = [path for path in folder.glob(PARTS) if version_of(path) <= last]
     if not found:
         raise foreign(folder)
     return sorted(found, key=lambda path: [int(number) for number in path.stem.split("-")])
@@ -147,7 +210,7 @@ def version_of(path: Path) -> int:
 
 
 def part_name(version: int, part: int) -> str:
-    return f"{version:04d}-{part:03d}.parquet"
+    return f"{version:04d}-{part:06d}.parquet"
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -216,7 +279,7 @@ class Part:
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        self.pending += len(row.get("content") or b"")
+        self.pending += row.get("size", 0)  # also of what is not repeated here: whoever reads the row has it
         if len(self.rows) == GROUP_ROWS or self.pending >= GROUP_BYTES:
             self.flush()
 
@@ -229,7 +292,8 @@ class Part:
         """Write the rows so far as one row group."""
         if self.file is None:
             few = [name for name in ("source", "label", "split", "flaw") if name in self.schema.names]
-            self.file = pq.ParquetWriter(self.unfinished, self.schema, compression="zstd", use_dictionary=few)
+            options = {"use_dictionary": few, "write_statistics": ["id"]}  # of contents they would hold six copies
+            self.file = pq.ParquetWriter(self.unfinished, self.schema, compression="zstd", **options)
         self.file.write_table(pa.Table.from_pylist(self.rows, self.schema))
         self.written += self.pending
         self.rows, self.pending = [], 0

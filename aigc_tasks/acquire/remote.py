@@ -23,7 +23,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 import fsspec
 
-from aigc_tasks.acquire.archives import LARGEST, TOO_LARGE, spelled
+from aigc_tasks.acquire.archives import regular, spelled, too_large
 from aigc_tasks.errors import UserError
 from aigc_tasks.progress import progress
 
@@ -39,7 +39,8 @@ PACKAGES = {
 METADATA = {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"}
 VERSIONS = ("etag", "md5hash", "blobid", "lastmodified", "updated", "mtime")  # the surest first
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP's ways to say "later"
-SIGNED = re.compile(r"(^|[&-])(signature|sig|token)=", re.IGNORECASE)
+SIGNED = re.compile(r"(^|[&_-])(signature|sig)=", re.IGNORECASE)
+SECRET = re.compile(r"(^|[_-])(token|api_?key|key|auth|password|secret|credential)=", re.IGNORECASE)
 
 THERE = "correct `source` in params.yaml"
 NETWORK = "check the network, and `source` in params.yaml"
@@ -52,7 +53,7 @@ class RemoteFile(NamedTuple):
     path: str  # relative to the prefix, in valid Unicode; the file's own name if the prefix is a file
     stamp: str | None  # changes whenever the content does; None: the server tells nothing
     size: int | None  # bytes
-    read: Callable[[], bytes]  # as `read` does
+    read: Callable[[int], bytes]  # as `read` does, given the most bytes
     url: str
 
 
@@ -85,15 +86,16 @@ def is_url(place: str) -> bool:
 def name(url: str) -> str:
     """The file name at the end of a URL, fit for a local file."""
     path = unquote(urlsplit(url).path) if url.startswith(("http", "file")) else url
-    last = re.sub(r"[\x00-\x1f]", "_", path.rstrip("/").rpartition("/")[2])[-200:]
+    last = re.sub(r"[\x00-\x1f]", "_", path.rstrip("/").rpartition("/")[2])
+    last = last.encode(errors="replace")[-200:].decode(errors="ignore")  # file systems count bytes
     return last if last not in ("", ".", "..") else "download"
 
 
 def shown(url: str) -> str:
-    """The URL as it may be printed and stored: without passwords and signatures."""
+    """The URL as it may be printed and stored: without passwords, and without the query that signs it."""
     parts = urlsplit(url)
-    query = "" if SIGNED.search(parts.query) else parts.query
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query).geturl()
+    told = [] if SIGNED.search(parts.query) else [part for part in parts.query.split("&") if not SECRET.search(part)]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="&".join(told)).geturl()
 
 
 def download(
@@ -144,7 +146,7 @@ def fetch(url: str, final: Path, sums: dict[str, str], options: dict[str, Any] |
     known = note.read_text() if note.exists() else ""
     # The last byte is asked for again: a range that begins at the end of a file is an error.
     start = max(length(part) - 1, 0) if known and not final.exists() else 0
-    with opened(url, options, start) as stream:
+    with opened(*filesystem(url, options), options, start) as stream:
         version = stream.stamp or ("" if stream.size is None else f"{stream.size} bytes")
         if final.exists() and version == known and stream.size == length(final) and not sums:
             return
@@ -171,12 +173,11 @@ def fetch(url: str, final: Path, sums: dict[str, str], options: dict[str, Any] |
 
 
 @contextmanager
-def opened(url: str, options: dict[str, Any] | None, start: int = 0) -> Iterator[Stream]:
-    """The file at ``url`` from byte ``start`` on, or from the beginning where the server cannot begin elsewhere."""
-    system, place = filesystem(url, options)
+def opened(system: Any, place: str, options: dict[str, Any] | None, start: int = 0) -> Iterator[Stream]:
+    """The file from byte ``start`` on, or from the beginning where the server cannot begin elsewhere."""
     if not is_web(system):
-        info = system.info(place)
-        with system.open(place, "rb", block_size=BLOCK, cache_type="readahead") as file:
+        info, ahead = system.info(place), {"block_size": BLOCK, "cache_type": "readahead"}
+        with regular(place) if "file" in system.protocol else system.open(place, "rb", **ahead) as file:
             file.seek(min(start, info["size"] or 0))
             yield Stream(file, start, info["size"], stamped(info))
         return
@@ -201,44 +202,43 @@ def opened(url: str, options: dict[str, Any] | None, start: int = 0) -> Iterator
         yield Stream(file, start if ranged else 0, size, stamped(info))
 
 
-def read(url: str, options: dict[str, Any] | None = None) -> bytes:
-    """One file of at most 256 MiB; raises ``UserError`` if the network fails, ``ValueError`` if only this file does."""
-    return content(*filesystem(url, options), options)
+def read(url: str, largest: int, options: dict[str, Any] | None = None) -> bytes:
+    """One file of at most so many bytes; raises ``UserError`` if the network fails, ``ValueError`` if only it does."""
+    return content(*filesystem(url, options), options, None, largest)
 
 
-def content(system: Any, place: str, options: dict[str, Any] | None, size: int | None = None) -> bytes:
+def content(system: Any, place: str, options: dict[str, Any] | None, size: int | None, largest: int) -> bytes:
     """``read`` within a file system, of a file whose size may be known."""
 
     def whole() -> bytes:
-        if not is_web(system):
+        if size is not None and not is_web(system):
             return system.cat_file(place)
         found = bytearray()
-        with opened(place, options) as stream:
-            while len(found) <= LARGEST and (block := stream.file.read(1 << 20)):
+        with opened(system, place, options) as stream:
+            while len(found) <= largest and (block := stream.file.read(1 << 20)):
                 found += block
         return bytes(found)
 
     try:
-        found = b"" if size is not None and size > LARGEST else retried(whole, place)
+        found = b"" if size is not None and size > largest else retried(whole, place)
     except Unreachable as error:
         if error.is_network:
             raise
         raise ValueError(error.reason) from None
-    if max(size or 0, len(found)) > LARGEST:
-        raise ValueError(TOO_LARGE)
+    if max(size or 0, len(found)) > largest:
+        raise ValueError(too_large(largest))
     return found
 
 
 def files(url: str, options: dict[str, Any] | None = None) -> Iterator[RemoteFile]:
-    """Every file below ``url``, sorted by path, or the file at ``url``; raises ``UserError`` if there is none.
+    """Every file below ``url``, which is no folder of this machine, sorted by path; raises ``UserError`` if none is.
 
     Over http(s) a folder is the page that lists it, and each file's version is asked for by its headers. Other stores
     are listed page by page; a listing takes 1.5 kB of memory a file. Links are not followed.
     """
     system, place = filesystem(url, options)
     web = is_web(system)
-    # Others raise of themselves; these would leave out what they cannot list.
-    strict = {"on_error": "raise"} if web or "file" in system.protocol else {}
+    strict = {"on_error": "raise"} if web else {}  # others raise of themselves; it would leave out what it cannot list
     system.invalidate_cache()
     listed = retried(lambda: system.find(place, detail=True, **strict), url)
     system.invalidate_cache()  # a listing is large: nothing of it is kept but what follows
@@ -263,7 +263,7 @@ def files(url: str, options: dict[str, Any] | None = None) -> Iterator[RemoteFil
             head = next(heads)
             info = head if isinstance(head, dict) else {}
         size = info.get("size")
-        own = where if web else Path(where).as_uri() if "file" in system.protocol else system.unstrip_protocol(where)
+        own = where if web else system.unstrip_protocol(where)
         yield RemoteFile(path, stamped(info), size, partial(content, system, where, options, size), own)
 
 
@@ -301,6 +301,12 @@ def stamped(info: dict[str, Any]) -> str | None:
     return next((f"{told[key]} {told.get('size')}" for key in VERSIONS if told.get(key)), None)
 
 
+def local(url: str) -> Path | None:
+    """The path that the URL names on this machine; None if it leads elsewhere."""
+    parts = urlsplit(url)
+    return Path(os.fsdecode(unquote_to_bytes(parts.path))) if parts.scheme.lower() in ("file", "local") else None
+
+
 def is_web(system: Any) -> bool:
     return "http" in system.protocol
 
@@ -310,8 +316,8 @@ def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
     protocol, options = urlsplit(url).scheme.lower(), dict(options or {})
     for variable, value in METADATA.items():
         os.environ.setdefault(variable, value)
-    if protocol == "file":
-        return fsspec.filesystem("file", **options), os.fsdecode(unquote_to_bytes(urlsplit(url).path))
+    if path := local(url):
+        return fsspec.filesystem("file", **options), str(path)
     try:
         if protocol in ("http", "https"):
             import aiohttp
@@ -367,6 +373,8 @@ def diagnosis(error: Exception) -> tuple[str, str, bool]:
             said = str(cause.filename or cause)
             what = "404" if said.startswith("http") else "no such bucket" if "bucket" in said else "no such file"
             return what, THERE, False
+        if isinstance(cause, OSError) and cause.errno == errno.EINVAL:  # see ``regular``
+            return str(cause.strerror), THERE, False
         if isinstance(cause, socket.gaierror):
             return "unknown host", NETWORK, again and cause.errno == socket.EAI_AGAIN
         if isinstance(cause, ConnectionRefusedError):

@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aigc_tasks.acquire import archives, remote
+from aigc_tasks.acquire import Entry, archives, folder, remote
 from aigc_tasks.acquire.labels import SPLITS
 from aigc_tasks.errors import UserError
 
@@ -25,6 +25,42 @@ class Shard(NamedTuple):
     file: Path
     stamp: str  # changes whenever the content does
     split: str | None  # that the name tells, as in "train-00000.tar" or "test/0.parquet"
+    flaw: str | None  # why it must not be opened
+
+
+class Broken(Exception):
+    """A shard that cannot be read, or not to its end."""
+
+
+class Found(NamedTuple):
+    """A file of the source, before it is brought here."""
+
+    below: str  # the path below the place that was asked for; empty if it is that place
+    location: str  # path or URL
+    flaw: str | None = None
+
+
+def entries(
+    source: str, endings: tuple[str, ...], options: dict[str, Any], work: Path, read: Callable[[Shard], Iterator[Entry]]
+) -> Iterator[Entry]:
+    """What ``read`` lists of every shard; one that it finds ``Broken`` is an entry with a flaw, named after the shard.
+
+    Raises ``UserError`` if none can be read.
+    """
+    is_read, trouble = False, ""
+    for shard in brought(source, endings, options, work):
+        flaw = reason = shard.flaw
+        try:
+            for entry in read(shard) if flaw is None else ():
+                is_read = True
+                yield entry
+        except Broken as error:
+            flaw, reason = f"unreadable shard ({error})", str(error)
+        if flaw:
+            trouble = trouble or f"{shard.file}: {reason}; replace it, or move it out of the source"
+            yield Entry(shard.name, None, shard.split, None, None, shard.name, flaw)
+    if trouble and not is_read:
+        raise UserError(trouble)
 
 
 def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work: Path) -> Iterator[Shard]:
@@ -34,7 +70,8 @@ def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work
     files are downloaded into ``work`` as they are asked for, and stay there: the next time only those that changed are
     fetched.
     """
-    source = source if remote.is_url(source) else str(Path(source).expanduser())
+    path = remote.local(source)
+    source = str(path) if path else source if remote.is_url(source) else str(Path(source).expanduser())
     places = list(islice(expanded(source), MOST + 1))
     if len(places) > MOST:
         raise UserError(f"{source}: stands for more than {MOST:,} files; set `source` in params.yaml to their folder")
@@ -42,7 +79,7 @@ def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work
     used, empty = set(), True
     for place in places:
         listed = remote_files(place, endings, options) if remote.is_url(place) else local_files(place, endings)
-        for below, location in listed:
+        for below, location, flaw in listed:
             empty = False
             if root is not None:
                 above = place.removeprefix(root).strip("/")
@@ -51,13 +88,13 @@ def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work
             name = archives.spelled("/".join(filter(None, (above, below))))
             file = Path(location)
             if remote.is_url(location):  # in a folder of its own: files of one name may come from several places
-                folder = work / "shards" / hashlib.sha256(location.encode()).hexdigest()[:16]
-                used.add(folder)
-                file = remote.download(location, folder, options=options)
+                copy = work / "shards" / hashlib.sha256(location.encode()).hexdigest()[:16]
+                used.add(copy)
+                file = remote.download(location, copy, options=options)
             split = next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
-            yield Shard(name, file, archives.stamp(file), split)
-    for folder in set((work / "shards").glob("*")) - used:
-        shutil.rmtree(folder)
+            yield Shard(name, file, "" if flaw else archives.stamp(file), split, flaw)
+    for stale in set((work / "shards").glob("*")) - used:
+        shutil.rmtree(stale)
     if empty:
         source = remote.shown(source) if remote.is_url(source) else source
         raise UserError(f"{source}: holds no file that ends in {' or '.join(endings)}; set `source` in params.yaml")
@@ -78,33 +115,34 @@ def expanded(pattern: str) -> Iterator[str]:
         yield from expanded(pattern[: match.start()] + part + pattern[match.end() :])
 
 
-def local_files(place: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """The path below ``place`` and the path of each file that is neither hidden nor a link out of it."""
+def local_files(place: str, endings: tuple[str, ...]) -> Iterator[Found]:
+    """Every file with one of the endings that is not hidden, and what hides others: links to folders, shut folders."""
     if not Path(place).exists():
         raise UserError(f"{place}: no such folder or file; set `source` in params.yaml to where the files are")
     if not Path(place).is_dir():
-        yield "", place
+        yield Found("", place, None if Path(place).is_file() else "not a regular file")
         return
-    root = Path(place).resolve()
-    for folder, folders, names in os.walk(place, onerror=refuse):
+    root, shut = Path(place).resolve(), list[OSError]()
+    for above, folders, names in os.walk(root, onerror=shut.append):
         folders.sort()
-        for name in sorted(names):
-            file = Path(folder, name)
-            below = file.relative_to(place).as_posix()
-            inside = file.is_file() and file.resolve().is_relative_to(root)
-            if inside and name.lower().endswith(endings) and archives.offered(below):
-                yield below, str(file)
+        links = [name for name in folders if Path(above, name).is_symlink()]
+        for name in sorted(names + links):
+            below = Path(above, name).relative_to(root).as_posix()
+            if (name in links or name.lower().endswith(endings)) and archives.offered(below):
+                file, flaw = folder.followed(root, Path(above, name))
+                yield Found(below, str(file), flaw)
+    for error in shut:
+        if Path(error.filename) == root:
+            raise UserError(f"{place}: {error.strerror}; make it readable, or set `source` in params.yaml")
+        below = Path(error.filename).relative_to(root).as_posix()
+        yield Found(below, error.filename, f"unreadable folder ({error.strerror})")
 
 
-def refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename}: {error.strerror}; make it readable, or set `source` in params.yaml") from None
-
-
-def remote_files(url: str, endings: tuple[str, ...], options: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The path below ``url`` and the URL of each file, or the file at ``url``."""
+def remote_files(url: str, endings: tuple[str, ...], options: dict[str, Any]) -> Iterator[Found]:
+    """Each file below ``url``, or the file at ``url``."""
     if remote.name(url).lower().endswith(endings):
-        yield "", url
+        yield Found("", url)
         return
     for found in remote.files(url, options):
         if found.path.lower().endswith(endings) and archives.offered(found.path):
-            yield found.path, found.url
+            yield Found(found.path, found.url)

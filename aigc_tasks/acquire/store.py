@@ -31,15 +31,17 @@ class Source(acquire.Source):
     labels: bool | str | None = Field(
         None,
         description="true: pictures lie in folders named after their class; a path or URL: of a CSV with a class for "
-        "each; without it: by folders, if they lie in two or more",
+        "each; without it: by folders, if nearly all lie in two or more",
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
         if not remote.is_url(self.source):
             raise UserError(f"{self.source}: not a URL; set `source` in params.yaml to one, or `kind` to folder")
         url = self.source.rstrip("/")
+        if path := remote.local(url):
+            return folder.labelled(partial(folder.listed, path, self.limit), self.labels, url, self.options)
         if archives.is_archive(remote.name(url)):
-            found = [remote.RemoteFile(archives.spelled(remote.name(url)), None, None, bytes, url)]
+            found = [remote.RemoteFile(archives.spelled(remote.name(url)), None, None, lambda _: b"", url)]
         else:
             found = [file for file in remote.files(url, self.options) if archives.offered(file.path)]
         if not found:
@@ -53,11 +55,16 @@ class Source(acquire.Source):
         for file in found:
             if file.path in prefixes:
                 archive = remote.download(file.url, folders[file.url], options=self.options)
-                yield from archives.entries(archive, prefixes[file.path], file.path)
-            elif file.size is not None and file.size > archives.LARGEST:
-                yield folder.flawed(file.path, archives.TOO_LARGE)
+                try:
+                    yield from archives.entries(archive, prefixes[file.path], file.path, self.limit)
+                except UserError:
+                    if len(found) == 1:
+                        raise
+                    yield folder.flawed(file.path, folder.BROKEN)
+            elif file.size is not None and file.size > self.limit:
+                yield folder.flawed(file.path, archives.too_large(self.limit))
             else:
-                yield Entry(file.path, None, None, file.stamp, file.read)
+                yield Entry(file.path, None, None, file.stamp, partial(file.read, self.limit), size=file.size)
 
 
 def named(paths: list[str]) -> dict[str, str]:

@@ -26,6 +26,7 @@ COLUMNS = {
     "sha256": ("sha256", "sha256sum"),
 }
 FAR = ("http", "https", "ftp", "s3", "gs", "hf", "az", "abfs")
+LIST = 256 << 20  # bytes; a longer list is none
 DIGITS = {"md5": 32, "sha256": 64}
 
 
@@ -61,7 +62,7 @@ class Source(acquire.Source):
     def entries(self, work: Path) -> Iterator[Entry]:
         place = self.source or "`urls` in params.yaml"
         rows = unique([Listed(url) for url in self.urls] if self.urls else read(place), place)
-        listing = partial(listed, rows, work, place)
+        listing = partial(listed, rows, work, place, self.limit)
         if self.labels is None and any(row.label for row in rows.values()):
             return (told(entry, place) for entry in listing())
         if self.labels is None and not all(archives.is_archive(id) for id in rows):
@@ -87,9 +88,7 @@ def below_host(entry: Entry) -> Entry:
 def read(place: str) -> list[Listed]:
     """The lines of the list at ``place``, a path or a URL; raises ``UserError``."""
     try:
-        text = (remote.read(place) if remote.is_url(place) else Path(place).expanduser().read_bytes()).decode(
-            "utf-8-sig"
-        )
+        text = content(place).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{place}: not UTF-8; save it as UTF-8, or set `source` in params.yaml to another") from None
     except (OSError, ValueError) as error:
@@ -117,6 +116,13 @@ def read(place: str) -> list[Listed]:
     return found
 
 
+def content(place: str) -> bytes:
+    if remote.is_url(place):
+        return remote.read(place, LIST)
+    with archives.regular(Path(place).expanduser()) as file:
+        return file.read()
+
+
 def unique(rows: list[Listed], place: str) -> dict[str, Listed]:
     """The lines by the ids of what they name, in order of those; raises ``UserError``."""
     found: dict[str, Listed] = {}
@@ -128,7 +134,7 @@ def unique(rows: list[Listed], place: str) -> dict[str, Listed]:
                 raise UserError(
                     f"{place}: {remote.shown(row.url)}: {checksum!r} is no {kind}; correct it, or remove it"
                 )
-        if found.setdefault(identity(row.url), row)[1:] != row[1:]:
+        if found.setdefault(identity(row.url), row) != row:  # also if what is not shown of the URLs differs
             raise UserError(f"{place}: names {remote.shown(row.url)} twice, but differently; keep one of them")
     if not found:
         raise UserError(f"{place}: holds no URL; write one a line")
@@ -142,7 +148,7 @@ def identity(url: str) -> str:
     return f"{path}?{parts.query.replace('/', '%2F')}" if parts.query and not archives.is_archive(path) else path
 
 
-def listed(rows: dict[str, Listed], work: Path, place: str) -> Iterator[Entry]:
+def listed(rows: dict[str, Listed], work: Path, place: str, largest: int) -> Iterator[Entry]:
     """What each line offers, or why it offers nothing; raises ``UserError`` if none offers anything.
 
     A picture with a checksum is known by it: it is fetched once, and its server is not asked again.
@@ -161,19 +167,19 @@ def listed(rows: dict[str, Listed], work: Path, place: str) -> Iterator[Entry]:
         try:
             if id in prefixes:
                 archive = remote.download(row.url, folders[row.url], row.md5, row.sha256)
-                members = archives.entries(archive, prefixes[id], id)
+                members = archives.entries(archive, prefixes[id], id, largest)
                 yield from (member._replace(label=row.label) for member in members)
             elif sums and is_reached:
-                yield Entry(id, row.label, None, str(sums), partial(fetched, row.url, sums))
+                yield Entry(id, row.label, None, str(sums), partial(fetched, row.url, sums, largest))
             else:
                 head = next(remote.probes([row.url]) if sums else heads)
                 if isinstance(head, remote.Unreachable):
                     raise head
-                if (head.get("size") or 0) > archives.LARGEST:
-                    yield folder.flawed(id, archives.TOO_LARGE)._replace(label=row.label)
+                stamp, size = str(sums) if sums else remote.stamped(head), head.get("size")
+                if (size or 0) > largest:
+                    yield folder.flawed(id, archives.too_large(largest))._replace(label=row.label)
                 else:
-                    stamp = str(sums) if sums else remote.stamped(head)
-                    yield Entry(id, row.label, None, stamp, partial(fetched, row.url, sums))
+                    yield Entry(id, row.label, None, stamp, partial(fetched, row.url, sums, largest), size=size)
             is_reached = True
         except UserError as error:
             trouble = error
@@ -190,10 +196,10 @@ def refused(url: str, place: str) -> str | None:
     return None
 
 
-def fetched(url: str, sums: dict[str, str]) -> bytes:
+def fetched(url: str, sums: dict[str, str], largest: int) -> bytes:
     """The file; raises ``ValueError``: of a long list some cannot be had, and the others matter."""
     try:
-        content = remote.read(url)
+        content = remote.read(url, largest)
     except remote.Unreachable as error:
         raise ValueError(error.reason) from None
     for kind, expected in sums.items():

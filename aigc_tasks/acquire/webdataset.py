@@ -17,9 +17,9 @@ from pydantic import Field
 from aigc_tasks import acquire
 from aigc_tasks.acquire import Entry, archives, shards
 from aigc_tasks.acquire import labels as csv
-from aigc_tasks.errors import UserError
 
 PICTURES = {"jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pnm"}
+MEMBER = 1 << 10  # bytes that a listed member takes in memory, about
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 
@@ -40,36 +40,53 @@ class Source(acquire.Source):
         return csv.applied(found, self.labels, self.options) if isinstance(self.labels, str) else found
 
     def listed(self, work: Path) -> Iterator[Entry]:
-        is_labelled = None if isinstance(self.labels, str) else self.labels
-        for shard in shards.brought(self.source, ENDINGS, self.options, work):
+        is_labelled = False if isinstance(self.labels, str) else self.labels
+
+        def read(shard: shards.Shard) -> Iterator[Entry]:
+            nonlocal is_labelled
             if is_labelled is None:
-                is_labelled = self.labels is None and any(told(sample) != (None, None) for sample in samples(shard))
-            for sample in samples(shard):
-                yield entry(sample, shard, is_labelled)
+                is_labelled = any(told(sample) != (None, None) for sample in samples(shard, self.limit))
+            for sample in samples(shard, self.limit):
+                yield from pictures(sample, shard, is_labelled)
+
+        return shards.entries(self.source, ENDINGS, self.options, work, read)
 
 
 Sample = dict[str, Entry]
 """The members of one sample by what stands behind the first dot of their names, in small letters."""
 
 
-def samples(shard: shards.Shard) -> Iterator[Sample]:
-    """The samples of one shard, as they lie: their members are neighbours. Raises ``UserError`` if it is damaged."""
+def samples(shard: shards.Shard, largest: int) -> Iterator[Sample]:
+    """The samples of one shard, as they lie: their members are neighbours. Raises ``Broken`` if it is damaged.
+
+    One that fills the memory, with more than ``largest`` bytes, is divided.
+    """
+    is_packed = not shard.name.lower().endswith(".tar")
     try:
         sample: Sample = {}
-        key = ""
-        for member in archives.of_tar(shard.file, is_packed=not shard.name.lower().endswith(".tar")):
+        key, size = "", 0
+        for member in archives.of_tar(shard.file, is_packed, largest):
             if archives.offered(f"{shard.name}/{member.id}"):
                 belongs, ending = parted(member.id)
-                if sample and (belongs != key or ending in sample):
+                if sample and (belongs != key or ending in sample or size > largest):
                     yield sample
-                    sample = {}
+                    sample, size = {}, 0
                 key, sample[ending] = belongs, member
+                size += held(member) if is_packed else MEMBER
         if sample:
             yield sample
-    except PermissionError:
-        raise UserError(f"{shard.file}: permission denied; make it readable, or move it out of the source") from None
+    except PermissionError as error:
+        raise shards.Broken(str(error.strerror).lower()) from None
     except tarfile.TarError:
-        raise UserError(f"{shard.file}: not a whole archive; replace it, or move it out of the source") from None
+        raise shards.Broken("not a whole archive") from None
+
+
+def held(member: Entry) -> int:
+    """Bytes in memory of a packed tar's member: its content was read while it was listed, and is not copied here."""
+    try:
+        return MEMBER + (len(member.read()) if member.read else 0)
+    except EOFError:
+        return MEMBER
 
 
 def parted(path: str) -> tuple[str, str]:
@@ -79,22 +96,18 @@ def parted(path: str) -> tuple[str, str]:
     return folder + slash + key, ending.lower()
 
 
-def entry(sample: Sample, shard: shards.Shard, is_labelled: bool) -> Entry:
-    """The sample's picture with its label; a sample without one of them has a flaw."""
-    pictures = [ending for ending in sample if ending.rpartition(".")[2] in PICTURES]
-    member = (
-        sample[min(pictures, key=lambda ending: (ending.count("."), ending))]
-        if pictures
-        else next(iter(sample.values()))
-    )
-    label, flaw = told(sample) if is_labelled and pictures else (None, None)
-    flaw = member.flaw or flaw
-    if flaw is None and not pictures:
-        flaw = "no picture beside it"
-    if flaw is None and is_labelled and label is None:
-        flaw = "no label beside it"
-    member = member._replace(label=label, split=shard.split, read=None if flaw else member.read, flaw=flaw)
-    return archives.placed(member, f"{shard.name}/", shard.name)
+def pictures(sample: Sample, shard: shards.Shard, is_labelled: bool) -> Iterator[Entry]:
+    """The sample's pictures, each with the sample's label; a sample without one of them has a flaw."""
+    found = [member for ending, member in sample.items() if ending.rpartition(".")[2] in PICTURES]
+    label, wrong = told(sample) if is_labelled and found else (None, None)
+    if not found:
+        wrong = "no picture beside it"
+    elif is_labelled and label is None:
+        wrong = wrong or "no label beside it"
+    for member in found or [next(iter(sample.values()))]:
+        flaw = member.flaw or wrong
+        member = member._replace(label=label, split=shard.split, read=None if flaw else member.read, flaw=flaw)
+        yield archives.placed(member, f"{shard.name}/", shard.name)
 
 
 def told(sample: Sample) -> tuple[str | None, str | None]:
@@ -111,6 +124,7 @@ def told(sample: Sample) -> tuple[str | None, str | None]:
                 content = json.loads(text)
                 value = content.get("label") if isinstance(content, dict) else None
                 text = str(value) if isinstance(value, str | int) else ""
+                text.encode()  # JSON can spell what is no Unicode
         except (ValueError, EOFError, RecursionError):
             return None, f"its label is unreadable (.{ending})"
         if text:

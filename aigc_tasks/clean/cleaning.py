@@ -42,22 +42,22 @@ def clean(name: str) -> None:
     settings = dataset(name)
     knobs, folder = settings.clean, layout.raw(name)
     rows, parts = table(folder, knobs, layout.LOCAL / "clean" / name, f"clean {name}")
+    brought = rows["split"].isin(["val", "test"])
     rows["split"] = splitting.assigned(rows, knobs)
     duplicates.mark(rows, knobs, parts.pixels)
     score(rows, knobs, parts)
     try:
         trouble = unusable(rows, knobs, name)
         if trouble is None:
-            splitting.numbered(rows, knobs)
+            splitting.numbered(rows, knobs, brought)
     except UserError as error:
         trouble = str(error)
     if trouble is not None:
         rows["row"] = pd.Series(pd.NA, rows.index, "Int64")
     versions = raw.versions(folder)
     manifest = rows[COLUMNS]
-    layout.replace(
-        layout.data_report(name), report.page(name, manifest, pictures(rows, parts), versions, None, trouble)
-    )
+    page = report.page(name, manifest, pictures(rows, parts), versions, raw.last_changes(folder), trouble)
+    layout.replace(layout.data_report(name), page)
     if trouble is not None:
         raise UserError(f"{trouble}; see {layout.data_report(name)}")
     schema.validated(manifest, knobs.checks.duplicate != "drop")
@@ -167,14 +167,13 @@ def described(rows: pd.DataFrame, parts: Parts) -> profile.Profile:
     classes = in_order(set(labels.unique()))
     numbers = {label: number for number, label in enumerate(classes)}
     counts = labels.value_counts().reindex(classes) if classes else pd.Series([len(kept)])
-    digest = sum(int(digest, 16) for digest in rows["sha256"].where(rows["reason"].isna()).dropna()) % 2**256
     return profile.Profile(
         embedding=parts.embedding(some.index.to_numpy()),
         statistics=np.ascontiguousarray(some[["width", "height", "brightness", "contrast"]], np.float32),
         labels=some["label"].map(numbers).fillna(0).to_numpy(np.int64),
         classes=classes,
         counts=counts.to_numpy(np.int64),
-        digest=f"{digest:064x}",
+        digest=profile.digest(rows.loc[kept, "sha256"], rows.loc[kept, "label"].fillna("")),
         shas=some["sha256"].to_list(),
     )
 

@@ -233,11 +233,12 @@ def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Pic
         return {**facts, "reason": str(flaw)}, None, NOTHING
     if knobs.colour != "auto":
         small = small.convert({"grey": "L", "rgb": "RGB"}[knobs.colour])
-    digest = fingerprint(found.pixels)
+    digest = fingerprint(small)
     facts |= {"sha256": digest, "key": int(digest[:16], 16), "channels": len(small.getbands())}
     if knobs.checks.near_duplicate != "off" and min(found.pixels.size) >= HASHED:
         facts["hash"] = perceptual(small)
     shape(found, knobs)
+    found.pixels = small  # a chunk of whole photographs would fill the memory
     pixels = np.asarray(small)
     return facts, found, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -276,7 +277,7 @@ def shape(found: Picture, knobs: Knobs) -> None:
 
 
 def fingerprint(picture: Image.Image) -> str:
-    """SHA-256 of shape and pixels, whatever file they came in."""
+    """SHA-256 of shape and pixels as they are trained on, whatever file they came in."""
     digest = hashlib.sha256(repr((len(picture.getbands()), picture.height, picture.width)).encode())
     digest.update(picture.tobytes())
     return digest.hexdigest()

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +44,19 @@ class Profile:
     counts: np.ndarray
     """int64, images per class; one number if unlabelled."""
     digest: str
-    """Of all images, whatever their order."""
+    """Of all images and their labels, whatever their order."""
     shas: list[str]
     """M, SHA-256 of each image's pixels, in hex."""
 
     def __len__(self) -> int:
         """Images in the data set, described here or not."""
         return max(int(self.counts.sum()), len(self.shas))
+
+
+def digest(shas: Iterable[str], labels: Iterable[str]) -> str:
+    """Of images by their SHA-256, and of their labels: the same images under other labels are other data."""
+    pairs = (f"{sha}/{label}".encode() for sha, label in zip(shas, labels, strict=True))
+    return f"{sum(int.from_bytes(hashlib.sha256(pair).digest()) for pair in pairs) % 2**256:064x}"
 
 
 def embedding(images: np.ndarray) -> np.ndarray:

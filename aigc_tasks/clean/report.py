@@ -128,7 +128,7 @@ def page(
     """The data report of the data set ``name``: HTML whose bytes depend on the arguments alone.
 
     ``versions`` are those of ``source.json``, oldest first. ``changes``: ids by what happened to them since the version
-    before ("added", "changed", "removed"); None where there was none. ``trouble``: why the stage failed, if it did; the
+    before ("added", "changed", "removed"); None in the first version. ``trouble``: why the stage failed, if it did; the
     manifest may lack its splits then.
     """
     environment = Environment(

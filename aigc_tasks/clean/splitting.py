@@ -18,14 +18,14 @@ LEAST = 2  # samples of a split, without which nothing can be measured in it
 def assigned(rows: pd.DataFrame, knobs: Knobs) -> pd.Series:
     """The split of every row with pixels. A test or val split that the source brings is kept as it is.
 
-    All others are divided by a hash of their pixels and the seed: the place of one depends on no other sample, nor on
-    its name or the order of files. The shares hold as well as chance allows.
+    All others are divided by a hash of their file's bytes and the seed: the place of one depends on no other sample,
+    nor on its name, the order of files, or the size asked for. The shares hold as well as chance allows.
     """
     usable = rows["sha256"].notna()
     brought = rows["split"].where(usable & rows["split"].isin(["val", "test"]))
     shares = {"val": knobs.val, "test": knobs.test}
     shares = {split: share for split, share in shares.items() if not (brought == split).any()}
-    place = np.array([lot(digest, knobs.seed) if isinstance(digest, str) else 1.0 for digest in rows["sha256"]])
+    place = np.array([lot(digest, knobs.seed) if isinstance(digest, str) else 1.0 for digest in rows["file_sha256"]])
     ends = np.cumsum([*shares.values()])
     drawn = pd.Series(np.array([*shares, "train"], object)[np.searchsorted(ends, place, "right")], rows.index, "str")
     return brought.where(brought.notna(), drawn).where(usable).astype("str")
@@ -36,14 +36,19 @@ def lot(digest: str, seed: int) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}/{digest}".encode()).digest()[:6]) / 2**48
 
 
-def numbered(rows: pd.DataFrame, knobs: Knobs) -> None:
-    """Take the split from what is dropped, and number the rest, in order, within each split. Raises ``UserError``."""
+def numbered(rows: pd.DataFrame, knobs: Knobs, brought: pd.Series) -> None:
+    """Take the split from what is dropped, and number the rest, in order, within each split. Raises ``UserError``.
+
+    In a set of some dozen samples chance may leave a split empty: then it gets some of those that the source has not
+    placed itself (``brought``), which may come back when the set has grown.
+    """
     kept = rows["reason"].isna()
     rows["split"] = rows["split"].where(kept).astype("str")
-    for split in ("test", "val", "train"):  # in a set of few samples chance may leave one empty
-        while kept.sum() >= LEAST * len(SPLITS) and (rows["split"] == split).sum() < LEAST:
-            most = rows.index[rows["split"] == rows["split"].value_counts().idxmax()]
-            rows.loc[min(most, key=lambda row: lot(str(rows.loc[row, "sha256"]), knobs.seed)), "split"] = split
+    free = kept & ~brought
+    for split in ("test", "val", "train"):
+        while free.sum() >= LEAST * len(SPLITS) and (rows["split"] == split).sum() < LEAST:
+            most = rows.index[free & (rows["split"] == rows["split"][free].value_counts().idxmax())]
+            rows.loc[min(most, key=lambda row: lot(str(rows.loc[row, "file_sha256"]), knobs.seed)), "split"] = split
     missing = [split for split in SPLITS if (rows["split"] == split).sum() < LEAST]
     if missing:
         raise UserError(

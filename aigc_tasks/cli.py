@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,23 +56,36 @@ def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for
         settings = recipes.recipe(recipe)
         steps = graph.stages(recipe, settings.dataset.name)
         if graph.busy() or graph.stale([target for targets in steps.values() for target in targets]):
-            run_flow(recipe)
+            run_flow("pipeline", recipe)
             print()
         else:
             print(f"{recipe} is up to date: nothing to run\n")
         print(result(recipe))
 
 
-def run_flow(recipe: str) -> None:
-    """The flow, on the Prefect server that is configured or running, or on a temporary one; exit 1 if it fails."""
+@app.command()
+def retrain(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
+    """Acquire a recipe's data again, say whether it has grown or drifted, and train on it if it has changed."""
+    with one_line_errors():
+        from aigc_tasks import recipe as recipes
+
+        recipes.recipe(recipe)  # what is wrong there is said before a server starts
+        print(f"\n{run_flow('retrain', recipe)}\n\n{result(recipe)}")
+
+
+def run_flow(name: str, recipe: str) -> str:
+    """The flow, on the Prefect server that is configured or running, or on a temporary one; says how it ended.
+
+    Raises ``UserError`` if it fails.
+    """
     from aigc_tasks.servers import prefect_server
 
     with prefect_server():
-        from flows.pipeline import pipeline
-
-        state = pipeline(recipe, return_state=True)
+        flow = getattr(import_module(f"flows.{name}"), name)
+        state = flow(recipe, return_state=True)
     if not state.is_completed():
         raise UserError(state.message or state.name)
+    return state.message
 
 
 def result(recipe: str) -> str:

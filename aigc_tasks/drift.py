@@ -4,7 +4,7 @@ Under "nothing changed" it is chance which images are in the old data set and wh
 known by their SHA-256. An image weighs its share in the old set minus its share in the new one, and every test compares
 a difference with what these weights, dealt out by chance, would give: its variance goes with their sum of squares,
 1/n + 1/m for sets that have nothing in common, less where they overlap. So a resample is no alarm, and a handful of
-images of one class gone from an otherwise equal set is seen.
+images of one class gone from an otherwise equal set is seen. An image under another label is another image.
 
 Every test asks not whether there is a difference, which among a million images there always is, but whether it is
 larger than the smallest that matters (minimum-effect tests: Murphy & Myors 1999, J. Appl. Psychol. 84). Over all tests
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import kolmogorov
-from scipy.stats import ncx2, norm
+from scipy.stats import binom, ncx2, norm
 
 from aigc_tasks import layout
 from aigc_tasks.clean import profile
@@ -77,6 +77,7 @@ class Pool:
     """The distinct images that two profiles describe, and how often each is in either."""
 
     shas: np.ndarray
+    labels: np.ndarray
     old: np.ndarray
     new: np.ndarray
     embedding: np.ndarray
@@ -85,15 +86,19 @@ class Pool:
     @property
     def weights(self) -> np.ndarray:
         """Share in the old set minus share in the new one; they sum to 0."""
-        return self.old / self.old.sum() - self.new / self.new.sum()
+        return balance(self.old, self.new)
+
+
+def balance(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    return old / old.sum() - new / new.sum()
 
 
 def compare(old: Profile, new: Profile) -> Drift:
-    """Class mix, sizes, colours and appearance of ``new`` against those of ``old``."""
+    """Class mix, labels, sizes, colours and appearance of ``new`` against those of ``old``."""
     pool = pooled(old, new)
     variance, added, gone, exact = overlap(pool, old, new)
-    tests = holm([*class_mix(old, new, variance), *figures(pool), *appearance(old, new)])
-    verdict: Verdict = "grown" if added and old.digest != new.digest else "same"
+    tests = holm([*class_mix(old, new, variance), *relabelled(old, new), *figures(pool), *appearance(old, new)])
+    verdict: Verdict = "grown" if added else "same"
     if any(test.changed for test in tests):
         verdict = "drifted"
     return Drift(verdict, len(old), len(new), added, gone, exact, tests)
@@ -106,13 +111,13 @@ def pooled(old: Profile, new: Profile) -> Pool:
     labels = [np.array([names[name] for name in one.classes] or [-1])[one.labels] for one in both]
     embedding, statistics = (np.concatenate([getattr(one, of) for one in both]) for of in ("embedding", "statistics"))
     shas = np.concatenate([np.array(one.shas, "S64") for one in both])
-    columns = [shas, np.concatenate(labels), embedding, statistics]
+    columns = [shas, numbers := np.concatenate(labels), embedding, statistics]
     rows = np.concatenate([column.reshape(len(shas), -1).view(np.uint8) for column in columns], axis=1)
     keys = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
     _, first, image = np.unique(keys, return_index=True, return_inverse=True)
     count = len(old.shas)
     times = [np.bincount(part, minlength=len(first)) for part in (image[:count], image[count:])]
-    return Pool(shas[first], times[0], times[1], embedding[first], statistics[first])
+    return Pool(shas[first], numbers[first], times[0], times[1], embedding[first], statistics[first])
 
 
 def overlap(pool: Pool, old: Profile, new: Profile) -> tuple[float, int, int, bool]:
@@ -120,13 +125,26 @@ def overlap(pool: Pool, old: Profile, new: Profile) -> tuple[float, int, int, bo
 
     A profile of few images is complete; one of many has all images up to some SHA-256, so that up to the smaller of the
     two limits both are known completely, and the rest is in proportion (bottom-k sketch: Cohen & Kaplan 2007, PODC).
+    What such a sample missed, the numbers of images and the digests may still tell.
     """
     limits = [max(one.shas) for one in (old, new) if len(one.shas) < len(one)]
     known = pool.shas <= min(limits).encode() if limits else np.ones(len(pool.shas), bool)
     share = (pool.old[known].sum() + pool.new[known].sum()) / (len(old) + len(new))
     squares = (pool.old[known] / len(old) - pool.new[known] / len(new)) ** 2
-    added, gone = pool.new[known & (pool.old == 0)].sum() / share, pool.old[known & (pool.new == 0)].sum() / share
-    return float(squares.sum() / share), round(added), round(gone), not limits
+    variance = float(squares.sum() / share)
+    if old.digest == new.digest:
+        return variance, 0, 0, True
+    before, after = pool.old[known], pool.new[known]
+    added, gone = missing(after, before, len(new)), missing(before, after, len(old))
+    if limits:
+        more = len(new) - len(old)
+        added, gone = max(added, more or 1), max(gone, -more or 1)
+    return variance, added, gone, not limits
+
+
+def missing(times: np.ndarray, others: np.ndarray, images: int) -> int:
+    """How many of so many images are not in the other set, from how often those that are known are in either."""
+    return round(images * times[others == 0].sum() / max(1, times.sum()))
 
 
 def class_mix(old: Profile, new: Profile, variance: float) -> list[Test]:
@@ -153,6 +171,36 @@ def class_mix(old: Profile, new: Profile, variance: float) -> list[Test]:
     p = min(1.0, 2 * len(names) * float(norm.sf((effect - SMALLEST) / deviation)))
     then, now = (f"{100 * share:.3g} %" for share in shares[:, most])
     return [overall, Test(f"class {names[most]}", "largest residual", then, now, effect / deviation, effect, p)]
+
+
+def relabelled(old: Profile, new: Profile) -> list[Test]:
+    """Images that are in both sets, but not under the same label: among all, and in the class that has most of them.
+    No label changes by chance: an exact binomial test of whether more than the smallest share did, for those that are
+    described may be a sample. Effect: the share.
+    """
+    was, now = (set(zip(one.shas, named(one), strict=True)) for one in (old, new))
+    both, kept = {sha for sha, _ in was} & {sha for sha, _ in now}, {sha for sha, _ in was & now}
+    images = [(label, sha not in kept) for sha, label in was if sha in both]
+    if not images or not (old.classes or new.classes):
+        return []
+    names, numbers = np.unique([label for label, _ in images], return_inverse=True)
+    counts = np.bincount(numbers)
+    moved = np.bincount(numbers, [other for _, other in images]).astype(int)
+    each = len(names) * binom.sf(moved - 1, counts, SMALLEST)
+    most = int(each.argmin())
+    found = [
+        ("labels", counts.sum(), moved.sum(), binom.sf(moved.sum() - 1, counts.sum(), SMALLEST)),
+        (f"labels of {names[most]}", counts[most], moved[most], min(1.0, each[most])),
+    ]
+    return [
+        Test(name, "exact binomial", f"{of:,} in both", f"{some:,} relabelled", float(some), float(some / of), float(p))
+        for name, of, some, p in found
+    ]
+
+
+def named(one: Profile) -> list[str]:
+    """The label of every image that is described."""
+    return [one.classes[number] for number in one.labels] if one.classes else [UNLABELLED] * len(one.labels)
 
 
 def described(statistics: np.ndarray, embedding: np.ndarray) -> dict[str, np.ndarray]:
@@ -191,6 +239,9 @@ def figures(pool: Pool) -> list[Test]:
 def appearance(old: Profile, new: Profile) -> list[Test]:
     """Maximum mean discrepancy of the embeddings (Gretton et al. 2012, JMLR 13): Gaussian kernel as wide as the median
     distance, p by shuffling. Effect: the discrepancy beyond what chance gives, 0…1.4.
+
+    It is taken among all images, and within the classes that are in both sets, as labels may be exchanged while the
+    images stay what they are: there it is the root of the squares' mean, each weighed by its class's share.
     """
     pool = pooled(first(old), first(new))
     distances = cdist(pool.embedding, pool.embedding, "sqeuclidean")
@@ -200,12 +251,29 @@ def appearance(old: Profile, new: Profile) -> list[Test]:
         return []
     kernel = np.exp(-distances / (2 * width))
     rng = np.random.default_rng(0)
-    dealt = np.stack([pool.weights, *(rng.permutation(pool.weights) for _ in range(SHUFFLES))])
-    squares = np.maximum(0, np.einsum("bi,bi->b", dealt @ kernel, dealt))
+    tests = [discrepancy("appearance", squares(pool.old, pool.new, kernel, rng))]
+    groups = [np.flatnonzero(pool.labels == label) for label in np.unique(pool.labels)]
+    common = [rows for rows in groups if pool.old[rows].any() and pool.new[rows].any()]
+    if len(groups) == 1 or not common:
+        return tests
+    times = pool.old + pool.new
+    shares = np.array([times[rows].sum() for rows in common]) / times.sum()
+    each = [squares(pool.old[rows], pool.new[rows], kernel[np.ix_(rows, rows)], rng) for rows in common]
+    return [*tests, discrepancy("appearance in class", shares @ np.array(each))]
+
+
+def squares(old: np.ndarray, new: np.ndarray, kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Squared discrepancies: of the images' weights, and of the same dealt out by chance."""
+    dealt = np.tile(balance(old, new), (1 + SHUFFLES, 1))
+    rng.permuted(dealt[1:], axis=1, out=dealt[1:])
+    return np.maximum(0, np.einsum("bi,bi->b", dealt @ kernel, dealt))
+
+
+def discrepancy(name: str, squares: np.ndarray) -> Test:
     found, chance = np.sqrt(squares[0]), np.sqrt(squares[1:])
     p = float((1 + (chance + SMALLEST >= found).sum()) / (1 + SHUFFLES))
     effect = float(np.sqrt(max(0.0, squares[0] - squares[1:].mean())))
-    return [Test("appearance", "maximum mean discrepancy", "", "", float(found), effect, p)]
+    return Test(name, "maximum mean discrepancy", "", "", float(found), effect, p)
 
 
 def first(one: Profile) -> Profile:
@@ -258,17 +326,29 @@ def rounded(content: Any) -> Any:
 
 MEANING = {
     "same": "{dataset} has nothing new, and is like what the model was trained on; nothing to do",
-    "grown": "{dataset} has new images, of the kind the model was trained on; to train on them too: aigc run {recipe}",
+    "grown": "{dataset} has {new} new images, of the kind the model was trained on; "
+    "to train on them too: aigc run {recipe}",
+    "exchanged": "{dataset} has {new} new images, of the kind the model was trained on, and {gone} are gone; "
+    "to train on what is there now: aigc run {recipe}",
+    "replaced": "{dataset} has been replaced by {new} new images, of the kind the model was trained on; all {gone} "
+    "that it was trained on are gone; to train on what is there now: aigc run {recipe}",
     "drifted": "{dataset} is no longer like what the model was trained on",
 }
 
 
+def sentence(found: Drift) -> str:
+    """The one of ``MEANING`` that fits."""
+    if found.verdict != "grown" or not found.gone:
+        return MEANING[found.verdict]
+    return MEANING["replaced" if found.gone == found.then else "exchanged"]
+
+
 def told(recipe: str, dataset: str, found: Drift) -> str:
     """Verdict first, then the images, then a row per test, then what to do."""
-    about = "" if found.exact else "about "
+    new, gone = (f"{'' if found.exact else 'about '}{number:,}" for number in (found.new, found.gone))
     lines = [
-        f"{recipe}: {found.verdict}: {MEANING[found.verdict].format(recipe=recipe, dataset=dataset)}",
-        f"images  {found.then:,} then, {found.now:,} now; {about}{found.new:,} new, {about}{found.gone:,} gone",
+        f"{recipe}: {found.verdict}: {sentence(found).format(recipe=recipe, dataset=dataset, new=new, gone=gone)}",
+        f"images  {found.then:,} then, {found.now:,} now; {new} new, {gone} gone",
         "",
     ]
     rows = [["", "then", "now", "effect", "p", ""]]

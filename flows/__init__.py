@@ -1,3 +1,3 @@
-"""Prefect flows. They are thin: every task runs one step of DVC's graph in a child process."""
+"""Prefect flows. They are thin: every task but ``drift`` runs a step of DVC's graph in a child process."""
 
 import aigc_tasks  # noqa: F401 (before Prefect is imported: no statistics are sent)

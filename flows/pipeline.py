@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use t
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
 DETAILS = ("_low", "_high", "_std")  # of figures, left to the report
 WATCH = 3.0  # seconds between two looks whether someone cancelled the run
+UP_TO_DATE = "UpToDate"
 
 
 class CancelRequested(Exception):
@@ -65,18 +66,25 @@ def pipeline(recipe: str) -> State:
     layout.enter_project()
     settings = load(recipe)
     with only_one_here(recipe):
-        steps = graph.stages(recipe, settings.dataset.name)
-        why = graph.stale([target for targets in steps.values() for target in targets])
-        upstream_stale = False
-        for step, targets in steps.items():
-            reasons = [f"{target}: {why[target]}" for target in targets if target in why]
-            upstream_stale = upstream_stale or bool(reasons)
-            state = STEPS[step](settings, targets if upstream_stale else [], reasons, return_state=True)
-            if not state.is_completed():
-                return ended(state)
-        publish(recipe, bool(why))
-        publish_data(settings.dataset.name)
-    return Completed(name="Completed" if why else "UpToDate", message=f"{recipe} is up to date")
+        state = bring_up_to_date(settings, graph.STEPS)
+        if state.is_completed():
+            publish(settings, state)
+    return state
+
+
+def bring_up_to_date(settings: Recipe, steps: Iterable[str]) -> State:
+    """Run these steps of a recipe one after the other, from the first that DVC finds stale; returns how it ended."""
+    stages = graph.stages(settings.name, settings.dataset.name)
+    targets = {step: stages[step] for step in steps}
+    why = graph.stale([target for some in targets.values() for target in some])
+    upstream_stale = False
+    for step, some in targets.items():
+        reasons = [f"{target}: {why[target]}" for target in some if target in why]
+        upstream_stale = upstream_stale or bool(reasons)
+        state = STEPS[step](settings, some if upstream_stale else [], reasons, return_state=True)
+        if not state.is_completed():
+            return ended(state)
+    return Completed(name="Completed" if why else UP_TO_DATE, message=f"{settings.name} is up to date")
 
 
 def ended(state: State) -> State:
@@ -88,7 +96,7 @@ def ended(state: State) -> State:
 
 def make_task(step: str, **options: Any) -> Task[..., State]:
     @task(name=step, task_run_name=step, cache_policy=NO_CACHE, persist_result=False, **options)
-    def run(settings: Recipe, targets: list[str], reasons: list[str]) -> State:
+    def run(settings: Recipe, targets: list[str], reasons: list[str], force: bool = False) -> State:
         """Run the step's stages, unless DVC has already said that they are up to date (no targets)."""
         if not targets:
             return Completed(name="Skipped", message="up to date")
@@ -99,7 +107,7 @@ def make_task(step: str, **options: Any) -> Task[..., State]:
         try:
             with one_on_gpu(settings) if step == "train" else free(), bar() as show:
                 log = logger.info if show is None else beside_the_bar(logger.info)
-                outcome = graph.run(targets, log, show, extra, watch_for_cancel())
+                outcome = graph.run(targets, log, show, extra, watch_for_cancel(), force)
         except CancelRequested:
             return Cancelled(message="cancelled; run again to go on from the last checkpoint")
         return Completed(name=outcome.capitalize(), message="; ".join(reasons) or "a step before it ran")
@@ -207,20 +215,31 @@ def watch_for_cancel() -> Callable[[], None]:
     return look
 
 
-def publish(recipe: str, changed: bool) -> None:
-    """The result as an artifact in Prefect's UI: the figures as a table, and the sample grid."""
+def publish(settings: Recipe, state: State) -> None:
+    """What came out, as artifacts in Prefect's UI."""
+    publish_quality(settings.name, "up to date: nothing had to run" if state.name == UP_TO_DATE else "measured now")
+    publish_data(settings.dataset.name)
+
+
+def publish_quality(recipe: str, description: str) -> None:
+    """The figures as a table, and the sample grid."""
     figures = json.loads((layout.report(recipe) / "quality.json").read_text())
-    picture = base64.b64encode((layout.report(recipe) / "grid.png").read_bytes()).decode()
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items() if not name.endswith(DETAILS))
+    grid = embedded(layout.report(recipe) / "grid.png")
     create_markdown_artifact(
         key=f"{recipe.replace('_', '-')}-quality",
-        markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples](data:image/png;base64,{picture})",
-        description="measured now" if changed else "up to date: nothing had to run",
+        markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples]({grid})",
+        description=description,
     )
 
 
+def embedded(picture: Path) -> str:
+    """A PNG as an address that holds it: Prefect's server cannot read our files."""
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
 def publish_data(dataset: str) -> None:
-    """What became of the data as an artifact: the counts, and where the report with the pictures lies."""
+    """What became of the data: the counts, and where the report with the pictures lies."""
     report = json.loads((layout.clean(dataset) / "report.json").read_text())
     counts = {"entries": report["samples"], "kept": report["kept"], **report["splits"]}
     counts |= {f"dropped: {reason}": count for reason, count in report["dropped"].items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Card:
     classes: list[str]  # that can be asked for; empty if the model knows no labels
     counts: list[int]  # training images per class
     fingerprint: str  # of the training's inputs: data, params, code
+    levels: list[int] = field(default_factory=list)  # of pixels, where the training images have few; else none
 
 
 def read_card(folder: Path) -> Card:

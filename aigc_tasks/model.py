@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from aigc_tasks import families
 from aigc_tasks.card import Card, read_card
 from aigc_tasks.knobs import Knobs
+from aigc_tasks.layout import PARAMS
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
 
@@ -32,8 +34,10 @@ class Sampler:
     def __init__(self, folder: Path, device: torch.device | None = None, sampling: Knobs | None = None) -> None:
         self.card = read_card(folder)
         self.device = device or torch.device("cpu")
-        self.family = families.load(self.card.family).model_validate(self.card.model)
-        self.sampling = sampling or self.family.Sampling()
+        told = {"conditional": bool(self.card.classes)}  # asked for it may have been; without labels it is not
+        self.family = families.load(self.card.family).model_validate(self.card.model | told)
+        where = f"{PARAMS}: recipes.{self.card.recipe}"
+        self.sampling = self.family.checked(sampling or self.family.Sampling(), where)
         networks = self.family.networks(self.card.network, self.card.shape, len(self.card.classes))
         self.network = networks[self.family.sampler]
         self.network.load_state_dict(load_file(folder / "model.safetensors"))
@@ -41,7 +45,7 @@ class Sampler:
 
     def sample(self, labels: np.ndarray, seed: int) -> np.ndarray:
         """uint8 N×C×H×W of the asked class numbers; the same seed and labels give the same images."""
-        return sample(self.family, self.network, self.card.shape, labels, seed, self.sampling)
+        return sample(self.family, self.network, self.card.shape, labels, seed, self.sampling, self.card.levels)
 
     def interpolate(self, labels: np.ndarray, seed: int, frames: int) -> np.ndarray:
         """uint8 R×F×C×H×W: for each of R class numbers the way from one image to another in F frames.
@@ -53,14 +57,14 @@ class Sampler:
         first, second = torch.randn(2, len(labels), *self.family.noise_shape(self.card.shape))
         turn = torch.linspace(0, torch.pi / 2, frames).reshape(-1, *[1] * first.dim())
         noise = (turn.cos() * first + turn.sin() * second).transpose(0, 1).flatten(0, 1)
-        images = made(self.family, self.network, noise, np.repeat(labels, frames), self.sampling)
+        images = made(self.family, self.network, noise, np.repeat(labels, frames), self.sampling, self.card.levels)
         return images.reshape(len(labels), frames, *self.card.shape)
 
     @torch.no_grad()
     def reconstruct(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         """What the model keeps of uint8 N×C×H×W, None if its family looks at no images."""
         kept = self.family.reconstruct(self.network, *self.given(images, labels))
-        return None if kept is None else image.decode(kept.cpu().numpy())
+        return None if kept is None else image.decode(kept.cpu().numpy(), self.card.levels)
 
     @torch.no_grad()
     def bits(self, images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray | None:
@@ -89,12 +93,16 @@ def sample(
     labels: np.ndarray,
     seed: int,
     sampling: Knobs | None = None,
+    levels: Sequence[int] = (),
 ) -> np.ndarray:
-    """uint8 N×C×H×W of the asked class numbers from a network of the family; leaves torch's random state as it was."""
+    """uint8 N×C×H×W of the asked class numbers from a network of the family; leaves torch's random state as it was.
+
+    ``levels`` are those that pixels have, where they are few.
+    """
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     noise = opposite_pairs(len(labels), family.noise_shape(shape))
-    images = made(family, network, noise, labels, sampling or family.Sampling())
+    images = made(family, network, noise, labels, sampling or family.Sampling(), levels)
     torch.set_rng_state(state)
     return images
 
@@ -110,7 +118,14 @@ def opposite_pairs(count: int, shape: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def made(family: families.Family, network: nn.Module, noise: Tensor, labels: np.ndarray, sampling: Knobs) -> np.ndarray:
+def made(
+    family: families.Family,
+    network: nn.Module,
+    noise: Tensor,
+    labels: np.ndarray,
+    sampling: Knobs,
+    levels: Sequence[int] = (),
+) -> np.ndarray:
     """uint8 N×C×H×W from Gaussian noise N×…, drawn on the CPU so that every device starts from the same."""
     device = next(network.parameters()).device
     asked = torch.from_numpy(labels)
@@ -119,6 +134,6 @@ def made(family: families.Family, network: nn.Module, noise: Tensor, labels: np.
         for start in range(0, len(labels), CHUNK):
             part = slice(start, start + CHUNK)
             images = family.sample(network, noise[part].to(device), asked[part].to(device), sampling)
-            chunks.append(image.decode(images.cpu().numpy()))
+            chunks.append(image.decode(images.cpu().numpy(), levels))
             update(start + len(chunks[-1]), "")
     return np.concatenate(chunks)

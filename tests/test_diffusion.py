@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from aigc_tasks import model
+from aigc_tasks.card import Card
+from aigc_tasks.errors import UserError
 from aigc_tasks.families.diffusion import Diffusion, Sampling, churned
 
 MEAN = 0.3
@@ -102,6 +107,23 @@ def test_without_classes_there_is_nothing_to_be_guided_by() -> None:
     assert torch.equal(plain, guided)
     (objective,) = Diffusion(width=4).objectives({"denoiser": network}, start, labels)
     assert objective.loss.isfinite()
+
+
+def test_guidance_of_a_model_that_is_told_no_labels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^here.postprocess.sampling.guidance: .* knows no labels .* `guidance: 1.0`"):
+        Diffusion(conditional=False).checked(Sampling(guidance=2.0), "here")
+    assert Diffusion(conditional=False).checked(Sampling(), "here") == Sampling()
+    for classes in (["a", "b"], []):  # asked for, but the data set has none
+        family = Diffusion(width=4)
+        network = family.networks("unet", (1, 8, 8), len(classes))["denoiser"]
+        knobs = family.model_dump(mode="json")
+        card = Card("faces", "d", "diffusion", "unet", knobs, (1, 8, 8), classes, [1] * max(len(classes), 1), "f")
+        model.save_model(tmp_path, card, network)
+        assert model.Sampler(tmp_path, sampling=Sampling(churn=0.1)).sampling == Sampling(churn=0.1)
+        if classes:
+            assert model.Sampler(tmp_path, sampling=Sampling(guidance=2.0)).sampling == Sampling(guidance=2.0)
+    with pytest.raises(UserError, match=r"^params.yaml: recipes.faces.postprocess.sampling.guidance: .* no labels"):
+        model.Sampler(tmp_path, sampling=Sampling(guidance=2.0))
 
 
 def test_churn_is_the_only_chance_after_the_noise() -> None:

@@ -103,6 +103,19 @@ def test_postprocessing_is_measured_before_and_after(every: Project, tmp_path: P
     assert "before_val_fid" in figures(project, "digits-diffusion")
 
 
+def test_a_training_that_diverges_says_so_in_its_run(untrained: Project) -> None:
+    section = {"steps": 60, "learning_rate": 60.0, "warmup": 60, "log_every": 1}
+    untrained.edit(lambda p: p["recipes"]["digits-gan"].update(train=section))
+    failed = untrained.run("dvc", "repro", "train@digits-gan")
+    (said,) = [line for line in failed.stderr.splitlines() if "training diverged" in line]
+    assert said.endswith("; there is no checkpoint yet")
+    assert "Traceback" not in failed.stderr
+    (run,) = untrained.runs()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["aigc.failure"] == f"UserError: {said.removeprefix('error: ')}"
+    assert "curves/generator" in run.data.metrics  # the steps before
+
+
 def test_a_family_from_outside_needs_one_file_and_one_line(project: Project) -> None:
     shutil.copy(ROOT / "tests/test_toy_family.py", project.path / "aigc_tasks/families/toy.py")
     registry = project.path / "aigc_tasks/families/__init__.py"

@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from conftest import Project
 from torch import Tensor
 
-from aigc_tasks.card import proportional, shares
-from aigc_tasks.clean.arrays import Split
-from aigc_tasks.evaluate import figures, quality
+from aigc_tasks.card import Card, proportional, shares
+from aigc_tasks.clean.arrays import SPLITS, Clean, Split
+from aigc_tasks.errors import UserError
+from aigc_tasks.evaluate import doubt, figures, quality, report
+from aigc_tasks.evaluate.evaluation import Evidence, suffices
 from aigc_tasks.features import Knobs
 from aigc_tasks.features.judge import Judge, learn, look
 from aigc_tasks.features.trunks import Convolutional
 from aigc_tasks.modalities import image
+from aigc_tasks.recipe import recipe
 
 
 def normal(count: int, mean: float, spread: float, seed: int) -> Tensor:
@@ -96,6 +100,41 @@ def test_the_judge_learns_and_its_features_have_mean_square_one() -> None:
     assert float(features.square().mean()) == pytest.approx(1, rel=1e-4)
 
 
+def test_without_a_floor_there_is_no_ratio() -> None:
+    assert figures.ratio(0.6, 0.5, "digits") == pytest.approx(1.2)
+    for floor in (0.0, -1e-9, 1e-8):
+        with pytest.raises(UserError, match=r"digits\.features\.kind: to this judge training images are no") as error:
+            figures.ratio(0.6, floor, "digits")
+        assert "\n" not in str(error.value)
+
+
+def test_too_few_images_are_an_error_that_says_the_mend(here: Project) -> None:
+    pictures = noise(5, 100, 30, 0)
+
+    def evidence(samples: int = 5, **counts: int) -> Evidence:
+        splits = {name: Split(pictures[: counts.get(name, 5)], np.zeros(5, np.int64)) for name in SPLITS}
+        known = Clean([], **splits)
+        judge, card = Judge(Convolutional((1, 2, 2), width=4), 0), Card("", "", "", "", {}, (1, 2, 2), [], [5], "")
+        device = torch.device("cpu")
+        return Evidence(recipe("digits-gan"), card, known, judge, pictures[:samples], np.zeros(5), device)
+
+    suffices(evidence())
+    for split in SPLITS:
+        with pytest.raises(UserError, match=f"data/clean/digits: 1 {split} images; at least 2 are needed"):
+            suffices(evidence(**{split: 1}))
+    with pytest.raises(UserError, match=r"recipes\.digits-gan\.postprocess\.count: at least 2 samples are needed"):
+        suffices(evidence(samples=1))
+
+
+def test_few_images_for_many_features_are_said_with_the_result() -> None:
+    found = {"samples": 1000, "test_images": 40, "features": 64, "fid": 1.0, "fid_ratio": 2.0}
+    found |= {"precision": 1.0, "recall": 1.0, "memorised": 0.0}
+    assert doubt(found) == "few images (40) for 64 features: FID and its ratio are not to be trusted"
+    assert doubt(found) in report.sentence(found)
+    assert doubt(found | {"test_images": 64}) == ""
+    assert "trusted" not in report.sentence(found | {"test_images": 64})
+
+
 def test_samples_are_asked_for_in_the_proportions_of_the_data() -> None:
     assert np.bincount(proportional([10_000, 30_000, 60_000], 1000)).tolist() == [100, 300, 600]
     assert np.bincount(proportional([127, 122, 129], 378)).tolist() == [126, 126, 126]  # as chance may have it
@@ -110,6 +149,14 @@ def test_pixels_survive_encoding_and_decoding() -> None:
     assert float(encoded.min()) == -1
     assert float(encoded.max()) == 1
     assert image.decode(np.array([[[[-2.0, 2.0]]]])).ravel().tolist() == [0, 255]
+
+
+def test_images_of_few_levels_are_drawn_in_these() -> None:
+    real = np.array([0, 16, 255, 16], np.uint8).reshape(1, 1, 2, 2)
+    assert image.coarse(real) == [0, 16, 255]
+    drawn = image.decode(image.encode(np.array([0.0, 7.4, 8.0, 135.4, 136.0, 300.0])), image.coarse(real))
+    assert drawn.tolist() == [0, 0, 16, 16, 255, 255]
+    assert image.coarse(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)) == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])

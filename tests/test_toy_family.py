@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from aigc_tasks import compute, families, model, recipe
+from aigc_tasks import compute, families, model, recipe, train
 from aigc_tasks.card import Card
 from aigc_tasks.clean.arrays import Split
 from aigc_tasks.errors import UserError
@@ -79,6 +79,13 @@ class Toy(Family):
         return network(labels) + sampling.noise * self.spread * noise
 
 
+class Forgetful(Toy):
+    """Drops half of the pixels while it learns, and normalises batches: other in training than in use."""
+
+    def networks(self, architecture: str, shape: tuple[int, int, int], classes: int) -> dict[str, nn.Module]:
+        return {"mean": nn.Sequential(Mean(shape, classes), nn.BatchNorm2d(shape[0]), nn.Dropout(0.5))}
+
+
 class Nobody:
     def point(self, step: int, curves: dict[str, float]) -> None: ...
 
@@ -93,6 +100,16 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "params.yaml"
     path.write_text(PARAMS)
     return path
+
+
+class Looker(Nobody):
+    """Keeps the last samples of training."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+
+    def picture(self, step: int, network: nn.Module) -> None:
+        self.seen = model.sample(self.family, network, SHAPE, np.arange(20) % 2, seed=0)
 
 
 def test_its_knobs_are_validated_like_any_others(params: Path) -> None:
@@ -140,3 +157,17 @@ def test_it_is_trained_saved_loaded_and_sampled(params: Path, tmp_path: Path) ->
         assert drawn.std(0).mean() == pytest.approx(127.5 * 0.05 * 0.5, rel=0.1)
     assert sampler.reconstruct(data.images[:3], labels[:3]) is None
     assert sampler.bits(data.images[:3], labels[:3], seed=0) is None
+
+
+def test_training_shows_what_the_model_will_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(families.FAMILIES, "forgetful", f"{__name__}:Forgetful")
+    family, knobs = Forgetful(), train.Knobs(steps=20, batch=8)
+    generator = np.random.default_rng(0)
+    data = Split(generator.integers(0, 256, (40, *SHAPE), dtype=np.uint8), np.arange(40) % 2)
+    training, watcher = loop.begin(family, family.networks("mlp", SHAPE, 2), knobs), Looker(family)
+    loop.run(training, family, knobs, data, tmp_path / "checkpoint", watcher, lambda done, note: None)
+    knobs_of = recipe.as_dict(family)
+    model.save_model(
+        tmp_path, Card("r", "d", "forgetful", "mlp", knobs_of, SHAPE, ["a", "b"], [20, 20], "f"), training.ema
+    )
+    assert np.array_equal(model.Sampler(tmp_path).sample(np.arange(20) % 2, seed=0), watcher.seen)

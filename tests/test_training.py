@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from aigc_tasks import compute, model
+from aigc_tasks import compute, model, tracking
 from aigc_tasks.card import Card
 from aigc_tasks.clean.arrays import Split
 from aigc_tasks.errors import UserError
@@ -21,8 +21,10 @@ from aigc_tasks.families import Family, Objective
 from aigc_tasks.families.diffusion import Diffusion
 from aigc_tasks.families.gan import Gan
 from aigc_tasks.families.vae import Vae
+from aigc_tasks.tracking import Curves
 from aigc_tasks.train import Affine, Augmentation, Colour, Flip, Knobs, checkpoint, loop
 from aigc_tasks.train.augmentation import augmented, transform
+from aigc_tasks.train.training import FAILURE, broken_off, write_curves
 
 SHAPE = (1, 8, 8)
 FAMILIES: dict[str, tuple[Family, str]] = {
@@ -30,6 +32,11 @@ FAMILIES: dict[str, tuple[Family, str]] = {
     "mlp": (Gan(width=8, objective="bce"), "mlp"),
     "vae": (Vae(width=4, latent=4), "resnet"),
     "diffusion": (Diffusion(width=4), "unet"),
+}
+RICH: dict[str, tuple[Family, str]] = {
+    "rich gan": (Gan(width=4, attention=True, augment=["colour", "translation", "cutout"]), "resnet"),
+    "rich vae": (Vae(width=4, latent=4, free_bits=0.1, beta=0.5), "resnet"),
+    "rich diffusion": (Diffusion(width=4, patch=2, hidden_labels=0.5), "unet"),
 }
 KNOBS = Knobs(steps=24, batch=8, checkpoint_every=4, log_every=4, picture_every=8, learning_rate=1e-3)
 
@@ -58,7 +65,7 @@ def data() -> Split:
 
 
 def train(which: str, data: Split, path: Path, knobs: Knobs = KNOBS, stop_after: int | None = None) -> loop.Training:
-    family, architecture = FAMILIES[which]
+    family, architecture = (FAMILIES | RICH)[which]
     compute.prepare(knobs)
     torch.manual_seed(compute.seeded(knobs.seed, 0))
     training = loop.begin(family, family.networks(architecture, SHAPE, 10), knobs)
@@ -98,6 +105,22 @@ def test_stopped_and_resumed_is_bit_identical_to_undisturbed(
     torch.randn(100)  # other random state, as in another process
     resumed = train(which, data, tmp_path / "stopped")
     assert same(undisturbed, resumed)
+    assert undisturbed.history == resumed.history
+    assert (tmp_path / "undisturbed").read_bytes() == (tmp_path / "stopped").read_bytes()
+
+
+@pytest.mark.parametrize("which", RICH)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_with_everything_that_draws_or_rounds_it_resumes_bit_identically(
+    which: str, precision: str, data: Split, tmp_path: Path
+) -> None:
+    rich = {"accumulate": 2, "augment": CHANGES[3], "clip": 1.0, "warmup": 3, "schedule": "cosine"}
+    knobs = KNOBS.model_copy(update={**rich, "steps": 10, "precision": precision})
+    undisturbed = train(which, data, tmp_path / "undisturbed", knobs)
+    with pytest.raises(KeyboardInterrupt):
+        train(which, data, tmp_path / "stopped", knobs, stop_after=7)
+    torch.randn(100)
+    resumed = train(which, data, tmp_path / "stopped", knobs)
     assert undisturbed.history == resumed.history
     assert (tmp_path / "undisturbed").read_bytes() == (tmp_path / "stopped").read_bytes()
 
@@ -183,9 +206,10 @@ def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(
     before = path.read_bytes()
     with torch.no_grad():
         list(training.networks["discriminator"].parameters())[-1].fill_(harm)
-    with pytest.raises(UserError, match=r"diverged: discriminator is .* at step 12; lower `learning_rate`") as error:
+    with pytest.raises(UserError, match=r"diverged: discriminator is .* at step 9; lower `learning_rate`") as error:
         loop.run(training, family, KNOBS, data, path, Watcher(), lambda done, note: None)
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith(f"the last good checkpoint, of step 8, is {path}")
     assert path.read_bytes() == before
 
 
@@ -209,6 +233,80 @@ class Line(Family):
 
     def sample(self, network: nn.Module, noise: Tensor, labels: Tensor, sampling: Any) -> Tensor:
         return noise
+
+
+WEIGHTS = "not all weights and moments of line are finite"
+
+
+@pytest.mark.parametrize(
+    ("harmed", "harm", "said", "saved"),
+    [
+        (2, math.nan, "error is nan at step 3;", 0),  # the loss tells of it at the next step
+        (6, math.nan, "error is nan at step 7;", 4),
+        (8, math.nan, f"{WEIGHTS} at step 8;", 4),  # a checkpoint comes before the next loss
+        (8, 1e30, f"{WEIGHTS} at step 8;", 4),  # its square is endless: Adam would stand still for ever
+        (12, math.nan, f"{WEIGHTS} at step 12;", 8),  # the last: it would be the model
+    ],
+)
+def test_a_broken_gradient_is_said_at_its_step_and_never_saved(
+    harmed: int, harm: float, said: str, saved: int, data: Split, tmp_path: Path
+) -> None:
+    knobs = KNOBS.model_copy(update={"steps": 12, "log_every": 4, "picture_every": 100})
+    training = loop.begin(Line(), Line().networks("", SHAPE, 0), knobs)
+    (weights,) = [value for value in training.networks["line"].parameters() if value.dim() == 2]
+    weights.register_hook(lambda slope: slope * harm if training.step == harmed - 1 else slope)
+    path = tmp_path / "checkpoint"
+    with pytest.raises(UserError, match=f"training diverged: {said}") as error:
+        loop.run(training, Line(), knobs, data, path, Watcher(), lambda done, note: None)
+    assert str(error.value).endswith(f"of step {saved}, is {path}" if saved else "there is no checkpoint yet")
+    assert path.exists() == (saved > 0)
+    if saved:
+        kept = loop.begin(Line(), Line().networks("", SHAPE, 0), knobs)
+        loop.resume(kept, path)
+        assert kept.step == saved
+        loop.check(kept, [], path)
+
+
+class Moody(Line):
+    """Plots something more at every other step."""
+
+    def objectives(self, networks: dict[str, nn.Module], images: Tensor, labels: Tensor) -> Iterator[Objective]:
+        (objective,) = super().objectives(networks, images, labels)
+        more = {"odd": torch.tensor(3.0)} if next(self.turns) % 2 else {}
+        yield objective._replace(curves={**objective.curves, **more})
+
+    turns: ClassVar[Iterator[int]] = iter(range(1000))
+
+
+def test_curves_may_come_and_go(data: Split, tmp_path: Path) -> None:
+    """A point is the mean of the steps that have the curve; a gap is no number in the table."""
+    knobs = KNOBS.model_copy(update={"steps": 5, "log_every": 2, "checkpoint_every": 2})
+    training = loop.begin(Moody(), Moody().networks("", SHAPE, 0), knobs)
+    loop.run(training, Moody(), knobs, data, tmp_path / "checkpoint", Watcher(), lambda done, note: None)
+    assert [point.get("odd") for point in training.history] == [3.0, 3.0, None]
+    write_curves(tmp_path / "curves.csv", training.history[::-1])
+    lines = (tmp_path / "curves.csv").read_text().splitlines()
+    assert lines[0] == "step,error,odd"
+    assert [line.split(",")[::2] for line in lines[1:]] == [["5", "nan"], ["4", "3.0"], ["2", "3.0"]]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_failure_is_told_to_the_run_where_its_store_is_there(
+    stored: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    client = tracking.open_client()
+    run_id = tracking.start_run(client, "digits", "digits-gan", {}, {})
+    curves = Curves(client, run_id)
+    curves.point(20, {"error": 1.0})
+    if not stored:
+        client.delete_run(run_id)  # what cannot be told does not hide what was to be told
+    broken_off(client, run_id, curves, UserError("training diverged: at step 23\nand more"))
+    run = client.get_run(run_id)
+    if stored:
+        assert (run.info.status, run.data.tags[FAILURE]) == ("FAILED", "UserError: training diverged: at step 23")
+    assert run.data.metrics == ({"curves/error": 1.0} if stored else {})
 
 
 def one_step(**knobs: Any) -> tuple[Tensor, float]:
@@ -272,6 +370,16 @@ def test_augmentation_changes_images_by_the_seed_alone(
     assert any(not torch.equal(drawn(seed), images) for seed in range(20))
     assert torch.equal(images, kept)
     assert augmented(images, transform([])) is images
+
+
+def test_every_image_is_flipped_by_its_own_coin() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (400, 3, 4, 6), dtype=torch.uint8)
+    found = augmented(images, transform([Flip(do="flip")]))
+    flipped = torch.tensor([torch.equal(one, other.flip(-1)) for one, other in zip(found, images, strict=True)])
+    assert all(torch.equal(one, other) for one, other in zip(found[~flipped], images[~flipped], strict=True))
+    assert 0.4 < float(flipped.float().mean()) < 0.6
+    assert 150 < int((flipped[1:] != flipped[:-1]).sum()) < 250  # neighbours do not go together
 
 
 def test_augmented_training_resumes_bit_identically(data: Split, tmp_path: Path) -> None:

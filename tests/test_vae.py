@@ -163,6 +163,16 @@ def test_the_loss_is_the_weighed_sum_with_a_free_part(beta: float, free_bits: fl
     )  # within its free bits, a posterior that nobody reads is left alone
 
 
+def test_free_bits_are_counted_over_all_dimensions_together() -> None:
+    """One dimension may spend what the others leave: 8 nats in the first, none in the rest, and 4 × 3 are free."""
+    network = blind(torch.tensor([4.0, 0.0, 0.0]), torch.zeros(3), 0.0)
+    given = {"autoencoder": network}, torch.rand(50, *SHAPE), NOBODY
+    (free,), (paid,) = (Vae(latent=3, free_bits=bits).objectives(*given) for bits in (4.0, 2.0))
+    assert free.loss.item() * 64 == pytest.approx(float(free.curves["reconstruction"]) + 12, rel=1e-5)
+    whole = float(paid.curves["reconstruction"] + paid.curves["divergence"])
+    assert paid.loss.item() * 64 == pytest.approx(whole, rel=1e-5)
+
+
 def test_temperature_nought_leaves_the_most_typical_image() -> None:
     torch.manual_seed(0)
     family = Vae(latent=4, width=4)

@@ -41,11 +41,12 @@ class Diffusion(Family):
 
     width: int = Field(32, gt=0, multiple_of=4, description="channels at full resolution")
     patch: int = Field(1, gt=0, description="pixels a side that the network sees as one; 2 costs a quarter")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped in training; for small data sets")
     conditional: bool = Field(True, description="use the labels, where the data set has them")
     hidden_labels: float = Field(0.1, ge=0, lt=1, description="share of the labels hidden in training, for guidance")
 
     def networks(self, architecture: str, shape: tuple[int, int, int], classes: int) -> dict[str, nn.Module]:
-        return {"denoiser": networks.load(architecture).Denoiser(shape, classes, self.width, self.patch)}
+        return {"denoiser": networks.load(architecture).Denoiser(shape, classes, self.width, self.patch, self.dropout)}
 
     def objectives(self, networks: dict[str, nn.Module], images: Tensor, labels: Tensor) -> Iterator[Objective]:
         import torch
@@ -61,6 +62,11 @@ class Diffusion(Family):
         yield Objective("denoiser", loss, {"velocity": loss.detach()})
 
     def checked(self, sampling: Any, where: str) -> Any:
+        if sampling.guidance != 1 and not self.conditional:
+            raise UserError(
+                f"{where}.postprocess.sampling.guidance: a model that knows no labels cannot be guided; "
+                "set `guidance: 1.0`, or train with `conditional: true` under model on data with labels"
+            )
         if sampling.guidance != 1 and self.hidden_labels == 0:
             raise UserError(
                 f"{where}.postprocess.sampling.guidance: a model that always saw the labels cannot be guided; "

@@ -5,7 +5,8 @@ The encoder gives a Gaussian of latent vectors, the decoder a logistic distribut
 and can be said in bits per dimension. The prior of the latent vectors is a standard Gaussian or is learned with the
 rest: a flow (as in Chen et al. 2017, arXiv:1611.02731, with the couplings of RealNVP), without which samples come from
 places that the decoder has never seen. β weighs the prior (Higgins et al. 2017, openreview Sy2fzU9gl); free bits keep
-the latent vector in use (Kingma et al. 2016, arXiv:1606.04934).
+the latent vector in use (Kingma et al. 2016, arXiv:1606.04934). All dimensions are one of their groups here, as what a
+vector costs under a flow is no sum over its dimensions.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Vae(Family):
     prior: Literal["flow", "gaussian"] = Field("flow", description="learned, or fixed")
     beta: float = Field(1.0, gt=0, description="weight of the divergence from the prior; 1 is the ELBO")
     free_bits: float = Field(
-        0.0, ge=0, description="nats per latent dimension that the divergence may cost for nothing"
+        0.0, ge=0, description="nats times `latent` that the whole divergence may cost for nothing, in a batch's mean"
     )
     conditional: bool = Field(True, description="use the labels, where the data set has them")
 

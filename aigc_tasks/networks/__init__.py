@@ -7,7 +7,8 @@ with these signatures, so that a family works with every file that offers what i
 - ``Discriminator(shape, classes, width, attention)``: images and labels to one logit each, B.
 - ``Encoder(shape, classes, outputs, width)``: images and labels to B×outputs.
 - ``Decoder(shape, classes, latent, width)``: noise and labels to B×C×H×W, unbounded.
-- ``Denoiser(shape, classes, width, patch)``: noisy images, noise levels B in [0, 1] and labels to B×C×H×W, unbounded.
+- ``Denoiser(shape, classes, width, patch, dropout)``: noisy images, noise levels B in [0, 1] and labels to B×C×H×W,
+  unbounded.
 
 ``classes`` is 0 for a network that ignores labels. ``layers`` holds what several files are made of.
 """

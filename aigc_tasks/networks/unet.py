@@ -26,10 +26,13 @@ class Denoiser(nn.Module):
 
     Label ``classes`` means "no label": what guidance (Ho & Salimans 2022, arXiv:2207.12598) compares with. Squares of
     ``patch`` × ``patch`` pixels are seen as one with more channels, which costs that many times less (Hoogeboom et al.
-    2023, arXiv:2301.11093).
+    2023, arXiv:2301.11093). ``dropout`` (Srivastava et al. 2014, JMLR 15:1929) keeps small data sets from being learned
+    by heart.
     """
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, width: int, patch: int = 1) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], classes: int, width: int, patch: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if shape[1] % patch or shape[2] % patch:
             raise UserError(f"model.patch: {patch} does not divide images of {shape[1]}×{shape[2]} pixels; set it to 1")
@@ -45,15 +48,15 @@ class Denoiser(nn.Module):
         skips, now = [width], width
         for level, wide in enumerate(widths):
             for _ in range(BLOCKS):
-                self.down.append(Block(now, wide, told, attends[level]))
+                self.down.append(Block(now, wide, told, attends[level], dropout))
                 skips.append(now := wide)
             if level + 1 < len(sizes):
                 self.down.append(Shrink(now))
                 skips.append(now)
-        self.middle = Block(now, now, told, attends[-1])
+        self.middle = Block(now, now, told, attends[-1], dropout)
         for level, wide in reversed(list(enumerate(widths))):
             for _ in range(BLOCKS + 1):
-                self.up.append(Block(now + skips.pop(), wide, told, attends[level]))
+                self.up.append(Block(now + skips.pop(), wide, told, attends[level], dropout))
                 now = wide
             if level > 0:
                 self.up.append(Grow(now))
@@ -79,11 +82,12 @@ class Denoiser(nn.Module):
 class Block(nn.Module):
     """Residual block at constant size, told of noise level and label; then self-attention if it ``attends``."""
 
-    def __init__(self, inputs: int, outputs: int, told: int, attends: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, told: int, attends: bool, dropout: float) -> None:
         super().__init__()
         self.first = nn.Sequential(normalisation(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
         self.normal = normalisation(outputs)
         self.told = nn.Linear(told, 2 * outputs)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.second = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.attention = Attention(outputs) if attends else None
@@ -91,7 +95,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         scale, shift = self.told(told)[:, :, None, None].chunk(2, 1)
         h = self.normal(self.first(x)) * (1 + scale) + shift
-        h = self.skip(x) + self.second(F.silu(h))
+        h = self.skip(x) + self.second(self.dropout(F.silu(h)))
         return h if self.attention is None else self.attention(h)
 
 

@@ -10,13 +10,13 @@ from aigc_tasks import knobs
 
 
 class Flip(knobs.Knobs):
-    """Left and right changed for each other, with probability ½. Not for letters and digits."""
+    """Left and right changed for each other, with probability ½ for every image. Not for letters and digits."""
 
     do: Literal["flip"]
 
 
 class Affine(knobs.Knobs):
-    """Turned, moved and scaled; what comes in from outside is black."""
+    """Turned, moved and scaled, an eighth of a batch at a time; what comes in from outside is black."""
 
     do: Literal["affine"]
     degrees: float = Field(5.0, ge=0, le=180, description="turned by up to this, either way")
@@ -25,7 +25,7 @@ class Affine(knobs.Knobs):
 
 
 class Colour(knobs.Knobs):
-    """Brightness, contrast, saturation and hue, each by up to this share."""
+    """Brightness, contrast, saturation and hue, each by up to this share, an eighth of a batch at a time."""
 
     do: Literal["colour"]
     brightness: float = Field(0.1, ge=0, le=1)

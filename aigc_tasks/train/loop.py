@@ -45,6 +45,7 @@ class Watcher(Protocol):
 class Training:
     """All that changes while training. ``history`` has one row of mean curves per ``log_every`` steps.
 
+    ``saved`` is the step of the last checkpoint, 0 for none.
     ``averages`` are the parameters of ``ema``: to walk its modules at every step takes longer than to average.
     """
 
@@ -53,12 +54,16 @@ class Training:
     averages: list[Tensor]
     optimisers: dict[str, Optimizer]
     step: int = 0
+    saved: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 def begin(family: Family, networks: dict[str, nn.Module], knobs: Knobs) -> Training:
-    """Fresh optimisers and a fresh moving average around freshly initialised networks."""
-    ema = copy.deepcopy(networks[family.sampler]).requires_grad_(False)
+    """Fresh optimisers and a fresh moving average around freshly initialised networks.
+
+    Each network has its own Adam (Kingma & Ba 2015, arXiv:1412.6980). The average is only ever sampled, never trained.
+    """
+    ema = copy.deepcopy(networks[family.sampler]).requires_grad_(False).eval()
     betas = (knobs.beta1, knobs.beta2)
     optimisers: dict[str, Optimizer] = {
         name: Adam(network.parameters(), knobs.learning_rate, betas, fused=True) for name, network in networks.items()
@@ -86,7 +91,7 @@ def run(
     images = resident(np.array(data.images), device)
     labels = torch.from_numpy(data.labels).to(images.device)
     change = transform(knobs.augment)
-    sums: dict[str, Tensor] = {}
+    window: list[dict[str, Tensor]] = []  # the steps since the last point; on the device, for none is to wait for it
     said = note(training.history)
     seeds = step_seeds(knobs.seed, training.step)
     order = Order(len(images), min(knobs.batch, len(images)), knobs.seed)
@@ -96,18 +101,18 @@ def run(
         rows = order.batch(training.step).to(images.device, non_blocking=True)
         compute.reseed(device, next(seeds))
         batch = image.encode(augmented(images[rows], change).to(device, non_blocking=True))
-        add(sums, step(training, family, knobs, batch, labels[rows].to(device)))
+        window.append(step(training, family, knobs, batch, labels[rows].to(device)))
         training.step += 1
         last = training.step == knobs.steps
         pictured = training.step % knobs.picture_every == 0 or last
         saved = training.step % save_every(knobs) == 0 or last
         if training.step % knobs.log_every == 0 or last:
-            curves = means(sums, training, knobs)
-            watcher.point(training.step, curves)
+            watcher.point(training.step, means(window, training, path))
             said = note(training.history)
-            sums = {}
+            window = []
         if pictured or saved:
             take_buffers(training.ema, training.networks[family.sampler])
+            check(training, window, path)
         if pictured:
             watcher.picture(training.step, training.ema)
         if saved:
@@ -117,10 +122,10 @@ def run(
 
 
 def resident(images: np.ndarray, device: torch.device) -> Tensor:
-    """The data set on the device if it leaves room for the work there, else in pinned memory beside it."""
+    """The data set on the device if it leaves room for the work there, else where it is."""
     pixels = torch.from_numpy(images)
     if device.type == "cuda" and pixels.nbytes > SHARE * torch.cuda.mem_get_info(device)[0]:
-        return pixels.pin_memory()
+        return pixels  # pinned it would take as long: a batch gathered from it is not
     return pixels.to(device)
 
 
@@ -178,7 +183,10 @@ def take_buffers(ema: nn.Module, network: nn.Module) -> None:
 
 
 def decay(knobs: Knobs, step: int) -> float:
-    """Of the moving average: less in the first steps, so that it soon forgets the initial weights."""
+    """Of the moving average (Polyak & Juditsky 1992): less at first, so that it soon forgets the initial weights.
+
+    At first step n weighs as n⁸ in it: the power-function average of Karras et al. 2024, arXiv:2312.02696, with γ = 8.
+    """
     return min(knobs.ema, (1 + step) / (10 + step)) if step else 0.0
 
 
@@ -222,18 +230,47 @@ def save_every(knobs: Knobs) -> int:
     return math.ceil(knobs.checkpoint_every / knobs.log_every) * knobs.log_every
 
 
-def means(sums: dict[str, Tensor], training: Training, knobs: Knobs) -> dict[str, float]:
-    """The next point of the curves, also kept in the history; raises ``UserError`` if one is no number or endless."""
-    steps = training.step - (int(training.history[-1]["step"]) if training.history else 0)
-    curves = {name: float(total) / steps for name, total in sums.items()}
-    broken = [name for name, value in curves.items() if not abs(value) < BEYOND]
-    if broken:
-        raise UserError(
-            f"training diverged: {broken[0]} is {curves[broken[0]]} at step {training.step}; "
-            "lower `learning_rate` or set `clip: 1.0` in params.yaml; the last good checkpoint is kept"
-        )
+def means(window: list[dict[str, Tensor]], training: Training, path: Path) -> dict[str, float]:
+    """The next point of the curves, also kept in the history; raises ``UserError`` if one is no number or endless.
+
+    A curve that not every step has is the mean of those that have it.
+    """
+    curves: dict[str, float] = {}
+    for name in dict.fromkeys(name for row in window for name in row):
+        values = [row[name] for row in window if name in row]
+        curves[name] = float(sum(values[1:], values[0])) / len(values)
+        if not abs(curves[name]) < BEYOND:
+            raise diverged(f"{name} is {curves[name]}", window, training, path)
     training.history.append({"step": training.step, **curves})
     return curves
+
+
+def check(training: Training, window: list[dict[str, Tensor]], path: Path) -> None:
+    """Raises ``UserError`` if what a checkpoint holds is not all finite: a loss may be where its gradient is not."""
+    held: dict[str, list[Tensor]] = {}
+    for name, network in training.networks.items():
+        slots = [slot for state in training.optimisers[name].state.values() for slot in state.values()]
+        held[name] = [*network.parameters(), *slots]
+    held["the moving average"] = training.averages
+    finite = [torch.stack([tensor.isfinite().all() for tensor in tensors]).all() for tensors in held.values()]
+    for what, sound in zip(held, torch.stack(finite).tolist(), strict=True):  # waits for the device once
+        if not sound:
+            raise diverged(f"not all weights and moments of {what} are finite", window, training, path)
+
+
+def diverged(what: str, window: list[dict[str, Tensor]], training: Training, path: Path) -> UserError:
+    """``what`` was found now; the first step of the window whose curves say so goes before it."""
+    step = training.step
+    for number, row in enumerate(window, training.step - len(window) + 1):
+        broken = [f"{name} is {float(value)}" for name, value in row.items() if not abs(float(value)) < BEYOND]
+        if broken:
+            what, step = broken[0], number
+            break
+    kept = f"the last good checkpoint, of step {training.saved}, is {path}"
+    return UserError(
+        f"training diverged: {what} at step {step}; lower `learning_rate` or set `clip: 1.0` in params.yaml; "
+        f"{kept if training.saved else 'there is no checkpoint yet'}"
+    )
 
 
 def note(history: list[dict[str, float]]) -> str:
@@ -243,11 +280,13 @@ def note(history: list[dict[str, float]]) -> str:
 def save(training: Training, path: Path) -> None:
     state: dict[str, Any] = {"step": training.step, "history": training.history}
     checkpoint.write(path, training.networks, training.ema, training.optimisers, state)
+    training.saved = training.step
 
 
 def resume(training: Training, path: Path) -> None:
     """Go on where the checkpoint at ``path`` is, if there is one."""
     state = checkpoint.read(path, training.networks, training.ema, training.optimisers)
     if state is not None:
-        training.step, training.history = state["step"], state["history"]
+        training.step = training.saved = state["step"]
+        training.history = state["history"]
         print(f"resumes after step {training.step}", flush=True)

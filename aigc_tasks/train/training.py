@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from aigc_tasks.tracking import Curves
 from aigc_tasks.train import loop
 
 INITIAL = 0  # what a seed is for: the first weights
+FAILURE = "aigc.failure"  # tag of a run: why it failed
 GRID = 10  # samples per class in the pictures of training
 LOOKED_AT = 250  # samples of every look, for the quality over training
 
@@ -38,7 +40,8 @@ class Looker:
         self.curves.point(step, curves)
 
     def picture(self, step: int, network: nn.Module) -> None:
-        samples = model.sample(self.settings.family, network, self.card.shape, self.labels, seed=0)
+        given = (self.settings.family, network, self.card.shape, self.labels)
+        samples = model.sample(*given, seed=0, levels=self.card.levels)
         self.curves.picture(step, image.grid(samples[: len(self.rows)], GRID))
         content = io.BytesIO()
         np.save(content, samples[len(self.rows) :])
@@ -72,12 +75,13 @@ def train(name: str) -> None:
 
     client = tracking.open_client()
     run_id = open_run(client, settings, inputs, work, data)
+    curves = Curves(client, run_id)
     try:
         with tracking.system_metrics(run_id):
-            watcher = Looker(Curves(client, run_id), settings, card, work)
+            watcher = Looker(curves, settings, card, work)
             with progress(f"train {name}", knobs.steps, training.step) as update:
                 loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
-            watcher.curves.flush()
+            curves.flush()
         with layout.written_whole(layout.model(name)) as folder:
             model.save_model(folder, card, training.ema)
             watcher.write_snapshots(folder)
@@ -87,10 +91,20 @@ def train(name: str) -> None:
             client.log_artifact(run_id, str(page), "data")
         tracking.log_model(client, run_id, layout.model(name), label=(card.classes or ["-"])[0])
     except BaseException as error:
-        client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        broken_off(client, run_id, curves, error)
         raise
     client.set_terminated(run_id, "FINISHED")
     shutil.rmtree(work)
+
+
+def broken_off(client: MlflowClient, run_id: str, curves: Curves, error: BaseException) -> None:
+    """Let the run say how it ended and why, and show its last points; a store that fails too hides no error."""
+    killed = isinstance(error, KeyboardInterrupt | SystemExit)
+    with suppress(Exception):
+        client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+        if not killed:
+            client.set_tag(run_id, FAILURE, f"{type(error).__name__}: {error}".splitlines()[0])
+        curves.flush()
 
 
 def open_run(client: MlflowClient, settings: Recipe, inputs: graph.Inputs, work: Path, data: arrays.Clean) -> str:
@@ -104,6 +118,8 @@ def open_run(client: MlflowClient, settings: Recipe, inputs: graph.Inputs, work:
     if run_id is None and not inputs.recorded:
         run_id = tracking.find_run(client, inputs.fingerprint)
     if run_id is not None and tracking.reopen(client, run_id):
+        if FAILURE in client.get_run(run_id).data.tags:
+            client.delete_tag(run_id, FAILURE)
         return run_id
     tags = {
         tracking.FINGERPRINT: inputs.fingerprint,
@@ -145,6 +161,7 @@ def card_of(settings: Recipe, data: arrays.Clean, fingerprint: str) -> Card:
         classes=classes,
         counts=np.bincount(labels, minlength=max(len(classes), 1)).tolist(),
         fingerprint=fingerprint,
+        levels=image.coarse(data.train.images),
     )
 
 
@@ -154,8 +171,10 @@ def grid_labels(classes: list[str]) -> np.ndarray:
 
 
 def write_curves(path: Path, history: list[dict[str, float]]) -> None:
+    """A column for every curve that any point has, a row a point: ``nan``, a gap in a plot, where it has it not."""
+    names = dict.fromkeys(name for point in history for name in point)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(names), restval="nan", lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aigc_tasks import layout, stage
-from aigc_tasks.errors import UserError
-from aigc_tasks.recipe import recipe
+from ruamel.yaml import YAML
 
+from aigc_tasks import graph, layout, stage
+from aigc_tasks.errors import UserError
+from aigc_tasks.evaluate import doubt
+from aigc_tasks.recipe import Recipe, recipe
+
+LOCK = Path("dvc.lock")
 PICTURE = Path("reports/compare.png")
 ROWS = {  # figure: whether more is better; None where it depends
     "fid_ratio": False,
@@ -22,27 +26,28 @@ ROWS = {  # figure: whether more is better; None where it depends
     "class_accuracy": True,
     "class_entropy": True,
     "memorised": False,
+    "memorised_relative": False,
     "bits_per_dimension": False,
 }
 PLOTTED = ("fid_ratio", "precision", "recall", "coverage")
 
 
 def compare(names: list[str]) -> str:
-    """The table, with a note where the figures do not compare; draws ``PICTURE``. Raises ``UserError``."""
+    """The table, with notes where the figures do not compare; draws ``PICTURE``. Raises ``UserError``."""
     names = list(dict.fromkeys(names))
-    datasets = {name: recipe(name).dataset.name for name in names}
+    settings = {name: recipe(name) for name in names}
     figures = {name: measured(name) for name in names}
     draw(figures)
+    apart = incomparable(settings)
     known = [row for row in ROWS if any(row in found for found in figures.values())]
-    lines = [["", *names], *([row, *cells(row, figures)] for row in known)]
+    lines = [["", *names], *([row, *cells(row, figures, starred=not apart)] for row in known)]
     seconds = {name: stage.seconds(f"train@{name}") for name in names}
     lines.append(["training, s", *(f"{value:.0f}" if value else "" for value in seconds.values())])
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    note = ""
-    if len(set(datasets.values())) > 1:
-        note = "\nof different data sets: only ratios and shares compare, and those with care"
-    return f"{table}\n* best of the row, as far as its 95 % interval is apart from the next{note}\npicture  {PICTURE}"
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    legend = apart or "* best of the row, as far as its 95 % interval is apart from the next"
+    doubts = [f"{name}: {doubt(found)}" for name, found in figures.items() if doubt(found)]
+    return "\n".join([*table, legend, *doubts, *outdated(settings), f"picture  {PICTURE}"])
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -50,14 +55,51 @@ def measured(name: str) -> dict[str, Any]:
         figures: dict[str, Any] = json.loads((layout.report(name) / "quality.json").read_text())
     except FileNotFoundError:
         raise UserError(f"{layout.report(name)}: {name} has not been measured yet; first: aigc run {name}") from None
-    if "fid_low" not in figures:
+    if "features" not in figures:
         raise UserError(f"{layout.report(name)}: measured by an earlier version; next: aigc run {name}")
     return figures
 
 
-def cells(row: str, figures: dict[str, dict[str, Any]]) -> list[str]:
-    """One row: each recipe's value with its interval; a star at the one that is clearly best."""
-    winner = best(row, figures)
+def incomparable(settings: dict[str, Recipe]) -> str:
+    """Why no recipe can be called the best, in a line; empty if all were measured on one data set by one judge."""
+    if len({found.dataset.name for found in settings.values()}) > 1:
+        return (
+            "of different data sets and so by different judges: ratios and shares compare with care; nothing is starred"
+        )
+    judges = {name: judge(found) for name, found in settings.items()}
+    if len(set(judges.values())) > 1:
+        which = ", ".join(f"{name} by {known[:8] or 'one unknown'}" for name, known in judges.items())
+        return f"by different judges ({which}): nothing compares, nothing is starred"
+    return ""
+
+
+def judge(settings: Recipe) -> str:
+    """DVC's hash of the judge that the recipe's figures were measured by, as ``dvc.lock`` records it."""
+    try:
+        stages = YAML(typ="safe").load(LOCK.read_text())["stages"]
+    except FileNotFoundError:
+        return ""
+    used = stages.get(f"evaluate@{settings.name}", {}).get("deps", [])
+    path = str(layout.features(settings.dataset.name))
+    return next((str(dependency["md5"]) for dependency in used if dependency["path"] == path), "")
+
+
+def outdated(settings: dict[str, Recipe]) -> list[str]:
+    """A line for each recipe that has changed since it was measured."""
+    try:
+        repo = graph.open_repo()
+        steps = {name: graph.stages(name, found.dataset.name) for name, found in settings.items()}
+        stale = [
+            name for name, found in steps.items() if graph.stale([at for step in found.values() for at in step], repo)
+        ]
+    except UserError as error:
+        return [f"whether the figures are stale is not known: {error}"]
+    return [f"stale: {name} has changed since it was measured; aigc run {name}" for name in stale]
+
+
+def cells(row: str, figures: dict[str, dict[str, Any]], starred: bool) -> list[str]:
+    """One row: each recipe's value with its interval; if ``starred``, a star at the one that is clearly best."""
+    winner = best(row, figures) if starred else None
     said = []
     for name, found in figures.items():
         if row not in found:
@@ -109,15 +151,20 @@ def draw(figures: dict[str, dict[str, Any]]) -> None:
             [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
             [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
         ]
-        axes.bar(range(len(names)), values, yerr=errors, capsize=3, color=[f"C{at}" for at in range(len(names))])
+        bars = axes.bar(range(len(names)), values, yerr=errors, capsize=3, color=[f"C{at}" for at in range(len(names))])
+        axes.bar_label(bars, fmt="%.3g", fontsize=8, padding=2)  # also where a bar of 0 is not to be seen
+        axes.margins(y=0.15)
         if row == "fid_ratio":
             axes.axhline(1, color="#999999", linestyle="--", linewidth=1)
             axes.set_yscale("log" if max(values) > 10 * min(values) else "linear")
         axes.set_xticks([])
         axes.set_title("FID, times real against real" if row == "fid_ratio" else row, fontsize=10)
-    for number, name in enumerate(names):
+    grids = {name: images.imread(layout.report(name) / "grid.png") for name in names}
+    high, wide = (max(grid.shape[side] for grid in grids.values()) for side in (0, 1))
+    for number, (name, grid) in enumerate(grids.items()):
         axes = below.add_subplot(1, len(names), number + 1)
-        axes.imshow(images.imread(layout.report(name) / "grid.png"), cmap="gray", interpolation="nearest")
+        axes.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xlim=(0, wide), ylim=(high, 0))  # one scale for all
         axes.set_axis_off()
         axes.set_title(name, fontsize=11, color=f"C{number}")
     PICTURE.parent.mkdir(exist_ok=True)

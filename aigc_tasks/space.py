@@ -20,6 +20,7 @@ from aigc_tasks.knobs import validated
 from aigc_tasks.recipe import Recipe, as_dict, recipe
 
 WIDE = 10  # bounds so many times apart are searched on a logarithmic scale
+SAMPLING = "postprocess.sampling"  # the section whose knobs need no other training
 Space = dict[str, BaseDistribution]
 
 
@@ -54,7 +55,7 @@ def space(settings: Recipe, given: list[str]) -> Space:
 
 def between(settings: Recipe, knob: str, low: Any, high: Any, log: bool | None) -> BaseDistribution:
     """Numbers from low to high, on a logarithmic scale if ``log``, or if it is None and they lie ``WIDE`` apart."""
-    section, name = knob.split(".")
+    section, _, name = knob.rpartition(".")
     field = type(sections(settings)[section]).model_fields[name]
     if field.annotation not in (int, float):
         raise UserError(f"--knob {knob}: is not a number; name its values: {knob}=a,b")
@@ -77,11 +78,11 @@ def plain(text: str) -> Any:
 
 
 def sections(settings: Recipe) -> dict[str, Any]:
-    return {"model": settings.family, "train": settings.train}
+    return {"model": settings.family, "train": settings.train, SAMPLING: settings.sampling}
 
 
 def current(settings: Recipe, knob: str) -> Any:
-    section, name = knob.split(".")
+    section, _, name = knob.rpartition(".")
     return as_dict(sections(settings)[section])[name]
 
 
@@ -90,12 +91,14 @@ def changed(settings: Recipe, knobs: dict[str, Any], where: str) -> Recipe:
     kinds = {section: type(before) for section, before in sections(settings).items()}
     values = {section: as_dict(before) for section, before in sections(settings).items()}
     for knob, value in knobs.items():
-        section, _, name = knob.partition(".")
+        section, _, name = knob.rpartition(".")
         if section not in values:
-            raise UserError(f"{where}{knob}: there is no section {section!r}; a knob is model.NAME or train.NAME")
+            known = f"model.NAME, train.NAME or {SAMPLING}.NAME"
+            raise UserError(f"{where}{knob}: there is no section {section or knob!r} to search; a knob is {known}")
         values[section][name] = value
     made = {section: validated(kinds[section], values[section], f"{where}{section}") for section in values}
-    return replace(settings, family=made["model"], train=made["train"])
+    sampling = made["model"].checked(made[SAMPLING], f"params.yaml: recipes.{settings.name}")
+    return replace(settings, family=made["model"], train=made["train"], sampling=sampling)
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:
@@ -126,18 +129,26 @@ def write(name: str, knobs: dict[str, Any]) -> list[str]:
     params = yaml.load(layout.PARAMS.read_text())
     entry = params["recipes"][name]
     for knob, value in knobs.items():
-        section, key = knob.split(".")
+        section, _, key = knob.rpartition(".")
         old = current(settings, knob)
         if old == value:
             continue
         lines.append(f"{layout.PARAMS}: recipes.{name}.{knob}: {old} → {value}")
-        if entry[section] is None:
-            entry[section] = CommentedMap()
-        entry[section][key] = value
+        place = entry
+        for part in section.split("."):
+            if place.get(part) is None:
+                place[part] = CommentedMap()
+            place = place[part]
+        place[key] = value
     written = io.StringIO()
     yaml.dump(params, written)
     layout.replace(layout.PARAMS, written.getvalue())
     return lines
+
+
+def trains(searched: Space) -> bool:
+    """Whether another choice of knobs needs another training."""
+    return any(not knob.startswith(f"{SAMPLING}.") for knob in searched)
 
 
 def described(searched: Space) -> str:

@@ -32,9 +32,10 @@ from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import quality
 from aigc_tasks.features import judge as judges
+from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
 from aigc_tasks.recipe import Recipe, as_dict
-from aigc_tasks.space import Space, changed, current, described, holds, listed, sections, suggestion, write
+from aigc_tasks.space import Space, changed, current, described, holds, listed, sections, suggestion, trains, write
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import loop
 from aigc_tasks.train.training import INITIAL, card_of
@@ -62,6 +63,10 @@ class Search:
     fingerprint: str
     folder: Path
     study: optuna.Study
+
+    def trained(self, number: int) -> Path:
+        """Where a trial trains: all in the first one's folder, and so once, where they differ in sampling only."""
+        return self.folder / f"trial-{number if trains(self.space) else 0}"
 
     def value(self, trial: FrozenTrial) -> float:
         """Mean FID, at least 0; infinite for a trial that failed."""
@@ -91,9 +96,8 @@ def tune(settings: Recipe, trials: int, searched: Space, steps: int | None) -> N
     folder = layout.LOCAL / "tune" / settings.name / fingerprint[:8]
     with only_one(folder):
         search = Search(settings, searched, fingerprint, folder, open_study(folder, searched, start))
-        print(
-            f"tune {settings.name}  {described(searched)}; trials of {settings.train.steps} steps; {folder}", flush=True
-        )
+        about = f"{described(searched)}; trials of {settings.train.steps} steps; {folder}"
+        print(f"tune {settings.name}  {about}", flush=True)
         if len(search.finished()) < trials:
             run_trials(search, trials)
         conclude(search)
@@ -113,11 +117,8 @@ def fingerprint_of(settings: Recipe, searched: Space) -> str:
     """Of all that a search's values depend on: data, judge and code, bounds, and the knobs that are not searched."""
     values = tracking.flat({section: as_dict(knobs) for section, knobs in sections(settings).items()})
     facts = [
-        settings.name,
-        settings.family_name,
-        settings.network,
+        *(settings.name, settings.family_name, settings.network),
         {knob: value for knob, value in values.items() if knob not in searched},
-        as_dict(settings.sampling),
         {knob: distribution_to_json(distribution) for knob, distribution in searched.items()},
         graph.inputs(f"train@{settings.name}").hashes,
         graph.recorded_hashes([f"features@{settings.dataset.name}"]),
@@ -164,7 +165,8 @@ def run_trials(search: Search, trials: int) -> None:
             knobs = suggested(search, trial)
             value = attempt(search, ground, trial.number, knobs, client, parent)
             search.study.tell(trial, value)
-            shutil.rmtree(search.folder / f"trial-{trial.number}", ignore_errors=True)
+            if len(search.finished()) == trials or trains(search.space):
+                shutil.rmtree(search.trained(trial.number), ignore_errors=True)
             best = search.best()
             told = f"val FID {value:.4g}" if math.isfinite(value) else "failed"
             told += f"  best {search.value(best):.4g} (trial {best.number})"
@@ -223,7 +225,7 @@ def attempt(
         with tracked(client, search.settings.dataset.name, f"trial {number}", tags, knobs) as run_id:
             # A small choice is soon exhausted, and training is deterministic.
             known = {search.value(trial) for trial in search.finished() if trial.user_attrs["knobs"] == knobs}
-            path = search.folder / f"trial-{number}" / "checkpoint.safetensors"
+            path = search.trained(number) / "checkpoint.safetensors"
             settings = changed(search.settings, knobs, "")
             value = min(known, default=math.inf)
             if math.isinf(value):
@@ -240,7 +242,8 @@ def measured(settings: Recipe, ground: Ground, path: Path, label: str, curves: C
     network, counts = trained(settings, ground.data, path, label, curves)
     labels = proportional(counts, min(len(ground.data.train.images), SAMPLES))
     given = (settings.family, network, ground.data.shape, labels)
-    draws = [model.sample(*given, seed, settings.sampling) for seed in SEEDS]
+    levels = image.coarse(ground.data.train.images)
+    draws = [model.sample(*given, seed, settings.sampling, levels) for seed in SEEDS]
     return sum(quality.fid(judges.look(ground.judge, images)[0], ground.real) for images in draws) / len(SEEDS)
 
 
@@ -261,9 +264,7 @@ class Thin:
         self.curves.flush()
 
 
-def trained(
-    settings: Recipe, data: arrays.Clean, path: Path, label: str, curves: Curves
-) -> tuple[nn.Module, list[int]]:
+def trained(settings: Recipe, data: arrays.Clean, path: Path, name: str, curves: Curves) -> tuple[nn.Module, list[int]]:
     """The sampling network's moving average after training, and the training images per class that it was told of."""
     knobs = settings.train
     device = compute.prepare(knobs)
@@ -272,7 +273,7 @@ def trained(
     networks = settings.family.networks(settings.network, data.shape, len(card.classes))
     training = loop.begin(settings.family, {role: network.to(device) for role, network in networks.items()}, knobs)
     loop.resume(training, path)
-    with progress(label, knobs.steps, training.step) as update:
+    with progress(name, knobs.steps, training.step) as update:
         loop.run(training, settings.family, knobs, data.train, path, Thin(curves, knobs.steps), update)
     curves.flush()
     return training.ema.eval(), card.counts
@@ -287,10 +288,8 @@ def conclude(search: Search) -> None:
         print(f"{layout.PARAMS} is unchanged")
         return
     knobs = best.user_attrs["knobs"]
-    print(
-        f"trial {best.number} of {1 + len(others)} is best: val FID {search.value(best):.4g}, "
-        f"as the recipe stood {search.value(first):.4g}; {listed(knobs)}"
-    )
+    told = f"val FID {search.value(best):.4g}, as the recipe stood {search.value(first):.4g}; {listed(knobs)}"
+    print(f"trial {best.number} of {1 + len(others)} is best: {told}")
     if search.study.user_attrs.get("written") == best.number:
         print(f"{layout.PARAMS}: written by an earlier run of this search, not again; next: aigc run {name}")
         return

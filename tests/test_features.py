@@ -89,6 +89,53 @@ def test_weights_of_the_users_are_what_it_sees_with(
     assert not any(weights.requires_grad for weights in judge.trunk.parameters())
 
 
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet", "resnet18"])
+def test_what_is_seen_is_what_torchvision_sees(name: str) -> None:
+    """As torchvision builds the network for its weights, fed by the preset that belongs to them."""
+    from torchvision import models
+
+    torch.manual_seed(0)
+    trunk = trunks.Pretrained(name)
+    weights = models.get_model_weights(name).DEFAULT
+    own = {"init_weights": False} if name != "resnet18" else {}
+    needed = {"transform_input": True} if name != "resnet18" else {}  # as builders set it where weights are given
+    network = models.get_model(name, weights=None, **own, **needed)
+    network.load_state_dict(trunk.network.state_dict())
+    network.fc = torch.nn.Identity()
+    trunk.behead()
+    preset = weights.transforms(resize_size=trunk.size, crop_size=trunk.size)
+    images = torch.randint(0, 256, (2, 3, trunk.size, trunk.size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, seen = network.eval()(preset(images)), trunk.eval()(images)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [8, 16, 28, 31, 32, 33, 64, 100, 256])
+def test_a_large_image_costs_a_judge_that_learns_no_more_than_a_small_one(side: int) -> None:
+    trunk = trunks.Convolutional((3, side, side), 4)
+    first = trunk.convolutions[0]
+    assert isinstance(first, torch.nn.Conv2d)
+    assert first(torch.zeros(1, 3, side, side)).shape[2] <= max(16, side if side < 32 else 0)
+    assert first.kernel_size[0] >= first.stride[0], "a pixel is stepped over"
+    assert trunk(torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape == (2, 64)
+
+
+def test_the_judge_of_small_images_is_the_one_it_was() -> None:
+    for side, stride in ((8, 1), (28, 2)):
+        layers = [layer for layer in trunks.Convolutional((1, side, side), 4).convolutions if hasattr(layer, "stride")]
+        assert [(layer.kernel_size, layer.stride[0]) for layer in layers] == [((3, 3), s) for s in (1, 2, stride)]
+
+
+def test_a_judge_that_sees_nothing_is_one_line() -> None:
+    grey = Split(np.full((6, 1, 8, 8), 128, np.uint8), np.zeros(6, np.int64))
+    judge = Judge(trunk("pixels", Knobs(kind="pixels"), (1, 8, 8)), 0)
+    with torch.no_grad():
+        judge.scale.zero_()
+    with pytest.raises(UserError, match="the judge sees nothing") as error:
+        judge.rescale(grey.images)
+    assert "\n" not in str(error.value)
+
+
 def test_a_wrong_file_of_weights_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "noise.safetensors").write_bytes(b"hello" * 10)
     (tmp_path / "noise.pth").write_bytes(b"hello" * 10)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from aigc_tasks.features import neighbours
-from aigc_tasks.features.neighbours import Manifold, manifold, memorised, nearest, radii
+from aigc_tasks.features.neighbours import Manifold, closest, manifold, memorised, nearest, radii, relative, suspicious
 
 
 def normal(count: int, seed: int, width: int = 8) -> Tensor:
@@ -139,3 +139,31 @@ def test_ties_accuse_nobody() -> None:
     train = torch.zeros(1, 2)
     test = torch.tensor([[3.0, 4.0]]).repeat(100, 1)
     assert not memorised(test, train, test)[0].any()
+
+
+def test_the_closest_are_those_of_the_whole_matrix() -> None:
+    queries, references = normal(40, 0), normal(200, 1)
+    expected = torch.cdist(queries.double(), references.double()).sort(1)
+    apart, rows = closest(queries, references, 10)
+    assert torch.equal(rows, expected.indices[:, :10])
+    torch.testing.assert_close(apart.double(), expected.values[:, :10], rtol=1e-5, atol=1e-5)
+
+
+def test_relative_distances_are_those_over_the_mean_of_the_next() -> None:
+    apart = torch.tensor([[1.0, 2.0, 4.0], [0.0, 0.0, 0.0]])
+    assert relative(apart).tolist() == pytest.approx([1 / 3, 0])
+    assert suspicious(relative(apart), torch.ones(100)).tolist() == [True, True]
+    one = closest(normal(5, 0), normal(1, 1))[0]  # no next ones: nobody is accused
+    assert not suspicious(relative(one), relative(one)).any()
+
+
+def test_what_is_average_is_near_in_pixels_and_not_relative_to_others() -> None:
+    """Samples between all training samples, as a blurred or untrained model draws them, beside true copies."""
+    train, test, val = normal(2000, 0, 64), normal(1000, 1, 64), normal(1000, 2, 64)
+    average, copies = 0.05 * normal(300, 3, 64), train[:300] + 0.1 * normal(300, 4, 64)
+    assert memorised(average, train, test)[0].all()
+    usual = relative(closest(test, train)[0])
+    found = {name: relative(closest(x, train)[0]) for name, x in {"a": average, "c": copies, "v": val}.items()}
+    assert suspicious(found["a"], usual).float().mean() < 0.02
+    assert suspicious(found["c"], usual).float().mean() > 0.98
+    assert suspicious(found["v"], usual).float().mean() == pytest.approx(0.01, abs=0.01)

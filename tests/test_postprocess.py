@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Project
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
 from aigc_tasks import layout, recipe
@@ -17,6 +18,7 @@ from aigc_tasks.acquire.__main__ import acquire
 from aigc_tasks.clean import arrays
 from aigc_tasks.clean.cleaning import clean
 from aigc_tasks.errors import UserError
+from aigc_tasks.features import neighbours
 from aigc_tasks.features.judge import features
 from aigc_tasks.knobs import validated
 from aigc_tasks.model import save_model
@@ -261,6 +263,20 @@ def test_planted_copies_go_first_and_the_counts_are_exact() -> None:
     kept = selection.keep(scores, labels, wanted)
     assert not set(copies) & set(kept)
     assert np.bincount(labels[kept]).tolist() == wanted.tolist()
+
+
+def test_blurred_samples_that_nobody_copied_stay() -> None:
+    """A blurred image is nearer to every training image than it was; only a copy is far nearer to one of them."""
+    draw = np.random.default_rng(3)
+    train, val, unseen = (draw.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8) for n in (1000, 1000, 200))
+    blurred = np.stack([gaussian_filter(image.astype(float), (0, 1, 1)) for image in unseen]).astype(np.uint8)
+    as_drawn = [torch.from_numpy(images).float().flatten(1) for images in (blurred, train, val)]
+    assert neighbours.memorised(*as_drawn)[0].float().mean() > 0.9
+    scores = selection.originality(np.concatenate([noisy(train[:100], 8), blurred, unseen]), train, val)
+    copied, soft, sharp = np.split(np.isfinite(scores), [100, 100 + len(blurred)])
+    assert copied.all()
+    assert soft.mean() < 0.05
+    assert sharp.mean() < 0.05
 
 
 def test_more_copies_than_may_be_dropped_lose_the_nearest() -> None:

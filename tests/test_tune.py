@@ -45,6 +45,7 @@ def test_the_family_says_what_is_searched_by_default(settings: Recipe) -> None:
         ("model.width=8,16", CategoricalDistribution([8, 16])),
         ("model.objective=relativistic,bce", CategoricalDistribution(["relativistic", "bce"])),
         ("model.conditional=true,false", CategoricalDistribution([True, False])),
+        ("postprocess.sampling.truncation=0.5:1.5", FloatDistribution(0.5, 1.5)),
     ],
 )
 def test_bounds_and_choices(settings: Recipe, given: str, meant: Any) -> None:
@@ -55,6 +56,7 @@ def test_bounds_and_choices(settings: Recipe, given: str, meant: Any) -> None:
 def test_whole_numbers_keep_to_the_multiples_that_a_knob_wants(settings: Recipe) -> None:
     diffusion = changed(settings, {}, "")
     object.__setattr__(diffusion, "family", Diffusion())
+    object.__setattr__(diffusion, "sampling", Diffusion.Sampling())
     assert space(diffusion, ["model.width=4:64"]) == {"model.width": IntDistribution(4, 64, step=4)}
 
 
@@ -62,8 +64,12 @@ def test_whole_numbers_keep_to_the_multiples_that_a_knob_wants(settings: Recipe)
     ("given", "said"),
     [
         ("train.learning_rat=1:2", "--knob train.learning_rat: unknown key; did you mean 'learning_rate'?"),
-        ("learning_rate=1:2", "--knob learning_rate: there is no section 'learning_rate'; a knob is model.NAME"),
-        ("postprocess.count=1:2", "--knob postprocess.count: there is no section 'postprocess'"),
+        (
+            "learning_rate=1:2",
+            "--knob learning_rate: there is no section 'learning_rate' to search; a knob is model.NAME",
+        ),
+        ("postprocess.count=1:2", "--knob postprocess.count: there is no section 'postprocess' to search"),
+        ("postprocess.sampling.guidance=1:2", "--knob postprocess.sampling.guidance: unknown key"),
         ("train.learning_rate=0:1", "--knob train.learning_rate: must be greater than 0"),
         ("train.beta1=0.5:1", "--knob train.beta1: must be less than 1"),
         ("train.learning_rate=1e-2:1e-3", "the lower bound comes first"),
@@ -111,6 +117,14 @@ def test_only_the_winning_keys_are_written(here: Project) -> None:
     assert sorted(line.split("#")[0].strip() for line in added) == ["learning_rate: 0.00123", "width: 8"]
     assert write("digits-gan", {"model.width": 8}) == []
     assert (here.path / "params.yaml").read_text() == now
+
+
+def test_a_sampling_knob_is_written_where_it_stands(here: Project) -> None:
+    knob = "postprocess.sampling.truncation"
+    assert current(recipe("digits-gan"), knob) == 1
+    assert write("digits-gan", {knob: 0.9}) == [f"params.yaml: recipes.digits-gan.{knob}: 1.0 → 0.9"]
+    assert current(recipe("digits-gan"), knob) == 0.9
+    assert recipe("digits-gan").postprocess.count == 200, "what stood beside it is gone"
 
 
 def runs(project: Project) -> tuple[Any, dict[str, Any]]:
@@ -201,3 +215,13 @@ def test_a_trial_that_diverges_is_said_and_the_search_goes_on(untrained: Project
         "FAILED",
         "FAILED",
     ]
+
+
+@pytest.mark.slow
+def test_ways_to_sample_are_searched_with_one_training(untrained: Project) -> None:
+    search = ("aigc", "tune", "digits-gan", "--trials", "3", "--steps", "60")
+    said = untrained.check(*search, "--knob", "postprocess.sampling.truncation=0.5,0.8,1.2")
+    assert len(re.findall(r"^trial \d .* val FID .* best .*\(trial \d\)$", said, re.M)) == 3
+    assert said.count("resumes after step 60") >= 1, "the second way trained again"
+    assert len(set(values(untrained).values())) > 1
+    assert not list((untrained.path / ".aigc/tune").rglob("checkpoint.safetensors"))

@@ -16,6 +16,7 @@ from torch import Tensor
 from aigc_tasks import compute, graph, layout, stage, tracking
 from aigc_tasks.card import Card
 from aigc_tasks.clean import arrays
+from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import figures as measure
 from aigc_tasks.evaluate import quality, report
 from aigc_tasks.evaluate.figures import Figures
@@ -54,6 +55,7 @@ def evaluate(name: str) -> None:
     images = fitting(np.load(layout.samples(name) / "samples.npy", mmap_mode="r"), data.shape)
     asked = np.load(layout.samples(name) / "labels.npy")
     evidence = Evidence(settings, sampler.card, data, judge, images, asked, device)
+    suffices(evidence)
     folder = layout.report(name)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -68,6 +70,20 @@ def evaluate(name: str) -> None:
     report.write(folder, settings, sampler.card, figures, progress, floor, nearest)
     record(evidence, time.monotonic() - began)
     print(f"evaluate {name}  {report.sentence(figures)}")
+
+
+def suffices(evidence: Evidence) -> None:
+    """Raises ``UserError`` where there are too few images for a covariance."""
+    name, data = evidence.settings.name, evidence.data
+    counts = {split: len(getattr(data, split).images) for split in arrays.SPLITS}
+    for split, count in counts.items():
+        if count < 2:
+            raise UserError(
+                f"{layout.clean(evidence.settings.dataset.name)}: {count} {split} images; at least 2 are needed to "
+                f"measure {name}: add images, or set larger shares in the data set's `clean:`"
+            )
+    if len(evidence.images) < 2:
+        raise UserError(f"params.yaml: recipes.{name}.postprocess.count: at least 2 samples are needed to measure")
 
 
 def fitting(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -92,12 +108,14 @@ def measured(evidence: Evidence) -> tuple[Figures, np.ndarray]:
     samples = measure.some(seen, count, knobs.seed)
     floor = measure.some(judges.look(evidence.judge, data.train.images)[0], count, knobs.seed)
     figures: Figures = {"samples": count, "test_images": len(data.test.images), "val_images": len(data.val.images)}
+    figures["features"] = samples.shape[1]
     for prefix, split in (("", data.test), ("val_", data.val)):
         real = features(evidence, split.images)
         figures |= {f"{prefix}{name}": value for name, value in measure.similarity(samples, real, knobs).items()}
         floors = measure.plain(floor, real, knobs)
         figures |= {f"{prefix}{name}_floor": value for name, value in floors.items()}
-        figures[f"{prefix}fid_ratio"] = figures[f"{prefix}fid"] / figures[f"{prefix}fid_floor"]
+        fid, least = figures[f"{prefix}fid"], figures[f"{prefix}fid_floor"]
+        figures[f"{prefix}fid_ratio"] = measure.ratio(fid, least, evidence.settings.dataset.name)
     if data.classes:
         asked = evidence.asked if evidence.card.classes else None
         figures["classes"] = len(data.classes)
@@ -111,22 +129,23 @@ def measured(evidence: Evidence) -> tuple[Figures, np.ndarray]:
 def memorised(evidence: Evidence, folder: Path) -> tuple[list[float], Figures]:
     """The share of samples learned by heart, by pixels and by features, beside the share of validation images.
 
-    A sample counts as memorised if it is nearer to a training image than 99 % of the test images are. Shows the
-    nearest pairs in ``neighbours.png``: samples above, training images below; returns their distances in grey levels.
+    A sample counts as memorised if it is nearer to a training image than 99 % of the test images are; ``relative``
+    takes its distance in terms of those to the next training images. Shows the nearest pairs in ``neighbours.png``:
+    samples above, training images below; returns their distances in grey levels.
     """
     data, seed = evidence.data, evidence.settings.evaluate.seed
     rows = some(len(evidence.images), COMPARED, seed)
     test_rows, val_rows = (some(len(split.images), COMPARED, seed) for split in (data.test, data.val))
-    sets = (evidence.images[rows], data.train.images, data.test.images[test_rows], data.val.images[val_rows])
-    figures: Figures = {}
-    nearest: list[tuple[Tensor, Tensor]] = []
-    for name, view in (("memorised", pixels), ("memorised_features", features)):
-        samples, train, test, val = (view(evidence, images) for images in sets)
-        found, row, apart = neighbours.memorised(samples, train, test)
-        nearest.append((row, apart))
-        figures |= measure.mean(name, found.float().cpu().numpy(), seed)
-        figures[f"{name}_floor"] = float(neighbours.memorised(val, train, test)[0].float().mean())
-    partners, distances = (values.cpu().numpy() for values in nearest[0])
+    sets = evidence.images[rows], data.test.images[test_rows], data.val.images[val_rows]
+    near = []
+    for view in (pixels, features):
+        train = view(evidence, data.train.images)
+        near.append([neighbours.closest(view(evidence, images), train) for images in sets])
+    by_pixels, by_features = ([apart for apart, _ in found] for found in near)
+    figures = measure.memorised("memorised", *(apart[:, 0] for apart in by_pixels))
+    figures |= measure.memorised("memorised_relative", *map(neighbours.relative, by_pixels))
+    figures |= measure.memorised("memorised_features", *(apart[:, 0] for apart in by_features))
+    distances, partners = (values[:, 0].cpu().numpy() for values in near[0][0])
     closest = np.argsort(distances, kind="stable")[:PAIRS]
     pairs = np.concatenate([evidence.images[rows[closest]], data.train.images[partners[closest]]])
     image.grid(pairs, len(closest)).save(folder / "neighbours.png")

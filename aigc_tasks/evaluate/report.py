@@ -12,6 +12,7 @@ import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader
 
 from aigc_tasks.card import Card
+from aigc_tasks.evaluate import doubt
 from aigc_tasks.evaluate.figures import Figures
 from aigc_tasks.recipe import Recipe
 
@@ -25,8 +26,9 @@ MEANINGS = {  # in the order of the page
     "coverage": "real images with a sample next to them (Naeem 2020): diversity",
     "class_accuracy": "samples that the judge takes for the class they were asked for",
     "class_entropy": "1 if all classes are equally frequent, 0 if there is but one",
-    "memorised": "samples nearer to a training image than 99 % of the test images are, by pixels",
-    "memorised_features": "the same, by the judge's features",
+    "memorised": "samples nearer to a training image than 99 % of the test images are, by pixels; blurred ones, too",
+    "memorised_relative": "the same, by that distance over the mean of the next 50: blurred samples are no copies",
+    "memorised_features": "samples nearer by the judge's features",
     "bits_per_dimension": "bits to encode one value of a test image; lower is better",
     "bits_per_dimension_train": "the same of training images: much lower means overfitted",
 }
@@ -37,7 +39,8 @@ def sentence(figures: Figures) -> str:
     said = f"FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real"
     said += f"; precision {figures['precision']:.2f}, recall {figures['recall']:.2f}"
     said += f"; {figures['memorised']:.1%} memorised"
-    return said + (f"; post-processing {helped(figures)}" if "postprocess_gain" in figures else "")
+    said += f"; post-processing {helped(figures)}" if "postprocess_gain" in figures else ""
+    return said + (f"; {doubt(figures)}" if doubt(figures) else "")
 
 
 def helped(figures: Figures) -> str:

@@ -46,8 +46,14 @@ class Judge(nn.Module):
         return cast(Tensor, self.logits(features / self.scale))
 
     def rescale(self, images: np.ndarray) -> None:
-        """Make the features' mean square 1 on these images; what is recognised stays the same."""
-        self.scale = self.scale / look(self, images)[0].square().mean().sqrt()
+        """Make the features' mean square 1 on these images; what is recognised stays the same. Raises ``UserError``."""
+        size = look(self, images)[0].square().mean().sqrt()
+        if not 0 < float(size) < torch.inf:
+            raise UserError(
+                "features: the judge sees nothing in the training images, or what is no number; "
+                "set a lower `learning_rate` in the data set's `features:`, or `kind: pixels`"
+            )
+        self.scale = self.scale / size
 
 
 def features(name: str) -> None:

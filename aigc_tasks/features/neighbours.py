@@ -12,6 +12,7 @@ from torch import Tensor
 
 BLOCK = 2**23  # 32 MB of float32; the block before is still there while the next is computed
 CANDIDATES = 4  # references whose distance is computed again without rounding
+NEXT = 50  # nearest ones but the very nearest that say what distances are usual about a sample
 
 
 class Manifold(NamedTuple):
@@ -54,33 +55,52 @@ def radii(points: Tensor, k: int) -> Tensor:
 
 
 def memorised(generated: Tensor, train: Tensor, test: Tensor, share: float = 0.01) -> tuple[Tensor, Tensor, Tensor]:
-    """Which generated samples are suspiciously near to a training one: bool N, the training row N, the distance N.
-
-    Near is: nearer than all but ``share`` of the test samples are, or an exact copy. "Nearer" is strict, so that ties
-    accuse nobody and at most ``share`` of the test samples themselves would be found near, which is the floor to
-    compare with. Copies are named apart because nothing is nearer than a threshold of 0, which is what one gets where
-    more than ``share`` of the test samples are in the training set too; only then the floor is higher: their share.
-    """
-    known, _ = nearest(test, train)
-    threshold = known.sort().values[int(share * len(test))]
+    """Which generated samples are suspiciously near to a training one: bool N, the training row N, the distance N."""
     apart, rows = nearest(generated, train)
-    return (apart < threshold) | (apart == 0), rows, apart
+    return suspicious(apart, nearest(test, train)[0], share), rows, apart
+
+
+def suspicious(apart: Tensor, known: Tensor, share: float = 0.01) -> Tensor:
+    """Which of N samples are nearer to a training one than all but ``share`` of M test samples are, or exact copies.
+
+    "Nearer" is strict, so that ties accuse nobody and at most ``share`` of the test samples themselves would be found
+    near, which is the floor to compare with. Copies are named apart because nothing is nearer than a threshold of 0,
+    which is what one gets where more than ``share`` of the test samples are in the training set too; only then the
+    floor is higher: their share.
+    """
+    return (apart < known.sort().values[int(share * len(known))]) | (apart == 0)
+
+
+def relative(apart: Tensor) -> Tensor:
+    """Of each of N samples the distance to the nearest over the mean distance to the next ones, from ``closest`` N×k.
+
+    As Carlini et al. 2023 (arXiv:2301.13188, section 4.2) tell copies: a blurred image is near to everything and to
+    nothing in particular, about 1; a copy is far nearer to one image than to any other, about 0.
+    """
+    return apart[:, 0] / apart[:, 1:].mean(1).clamp_min(1e-12)  # 0 / 0 is an exact copy
 
 
 def nearest(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance N from each of N×D queries to its nearest of M×D references, and that one's row N.
+    """Distance N from each of N×D queries to its nearest of M×D references, and that one's row N."""
+    apart, rows = closest(queries, references, CANDIDATES)
+    return apart[:, 0], rows[:, 0]
+
+
+def closest(queries: Tensor, references: Tensor, count: int = NEXT + 1) -> tuple[Tensor, Tensor]:
+    """Distances N×count from each of N×D queries to its nearest of M×D references, ascending, and their rows N×count.
 
     A matrix product is much faster than differences but rounds small distances away: it only chooses candidates.
     """
-    half_norms = references.square().sum(1) / 2
+    half_norms, count = references.square().sum(1) / 2, min(count, len(references))
     found: list[Tensor] = []
     chosen: list[Tensor] = []
-    for block in queries.split(rows_together(references)):
+    together = min(rows_together(references), max(1, BLOCK // (count * references.shape[1])))
+    for block in queries.split(together):
         order = torch.addmm(half_norms, block, references.T, alpha=-1)  # (|q - r|² - |q|²) / 2
-        candidates = order.topk(min(CANDIDATES, len(references)), largest=False).indices
-        apart, best = torch.linalg.vector_norm(block[:, None] - references[candidates], dim=2).min(1)
+        candidates = order.topk(count, largest=False).indices
+        apart, ranks = torch.linalg.vector_norm(block[:, None] - references[candidates], dim=2).sort(stable=True)
         found.append(apart)
-        chosen.append(candidates.gather(1, best[:, None])[:, 0])
+        chosen.append(candidates.gather(1, ranks))
     return torch.cat(found), torch.cat(chosen)
 
 

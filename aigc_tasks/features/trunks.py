@@ -13,6 +13,7 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 
 FEATURES = 64
+STEM = 16  # pixels a side at most that the trained network's second convolution sees of an image twice as large or more
 SIDE = 8  # pixels a side that are left for comparing pixels
 HEADS = ("fc", "classifier", "heads", "head")  # names of the last part of torchvision's classifiers
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
@@ -25,13 +26,15 @@ class Convolutional(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], width: int) -> None:
         super().__init__()
-        channels, height, side = shape
+        channels, side = shape[0], min(shape[1:])
+        stride = 1 if side < 2 * STEM else -(-side // STEM)  # most of the work is what the second one has to do
+        reach = (stride + 1) // 2  # so that no pixel is stepped over
         self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
+            nn.Conv2d(channels, width, 2 * reach + 1, padding=reach, stride=stride),
             nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3, padding=1, stride=2),
             nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=1 if min(height, side) < 16 else 2),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=1 if side < 16 else 2),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(4),
             nn.Flatten(),
@@ -67,7 +70,8 @@ class Pretrained(nn.Module):
 
         if name not in models.list_models(models):
             raise UserError(f"features.pretrained: torchvision has no {name!r}; for example inception_v3 or resnet50")
-        options = {"init_weights": False, "transform_input": False} if name == "inception_v3" else {}
+        # As torchvision builds them for their weights, which were trained on otherwise normalised images.
+        options = {"init_weights": False, "transform_input": True} if name in ("inception_v3", "googlenet") else {}
         self.network = models.get_model(name, weights=None, **options)
         self.size = 299 if name == "inception_v3" else 224
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)

@@ -47,13 +47,14 @@ def realism(features: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def originality(samples: np.ndarray, train: np.ndarray, val: np.ndarray, device: torch.device = CPU) -> np.ndarray:
-    """Of each of N samples the distance in pixels to the nearest training image if it is a copy, else infinity.
+    """Of each of N samples how near it is to a training image if it is a copy, else infinity.
 
-    A copy is nearer to a training image than all but 1 % of the validation images are, which nobody has copied.
+    Distances in pixels are relative to those to the next training images, so that a blurred sample, which is near to
+    all of them, is no copy. A copy is nearer than all but 1 % of the validation images are, which nobody has copied.
     """
-    drawn, known, unknown = (floats(images).to(device) for images in (samples, train, val))
-    copied, _, apart = neighbours.memorised(drawn, known, unknown)
-    return np.where(copied.cpu().numpy(), apart.cpu().numpy(), np.inf)
+    known = floats(train).to(device)
+    near, usual = (neighbours.relative(neighbours.closest(floats(x).to(device), known)[0]) for x in (samples, val))
+    return np.where(neighbours.suspicious(near, usual).cpu().numpy(), near.cpu().numpy(), np.inf)
 
 
 def floats(points: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/aigc run digits-gan
 
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 quick: $(READY) # the fast core of the tests, for every save
 	$(BIN)/pytest -m "not slow"

@@ -34,8 +34,11 @@ def one_line_errors() -> Iterator[None]:
     try:
         layout.enter_project()
         yield
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
         sys.exit(130)

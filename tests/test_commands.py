@@ -28,6 +28,7 @@ def test_help_says_what_a_command_does(project: Project, command: list[str]) -> 
         "aigc_tasks.clean.cleaning",
         "aigc_tasks.recipe",
         "flows.pipeline",
+        "flows.retrain",
     ],
 )
 def test_light_modules_do_not_import_torch(modules: str) -> None:
@@ -55,6 +56,11 @@ def test_list_before_and_after(project: Project) -> None:
     assert "mnist-mlpgan" in project.check("aigc", "list")
     project.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(stepz=1))
     assert "broken: params.yaml: recipes.digits-gan.train.stepz" in project.check("aigc", "list")
+
+
+def test_a_reader_that_has_enough_is_no_error(project: Project) -> None:
+    listed = project.run("bash", "-c", "set -o pipefail; aigc list | true")
+    assert (listed.returncode, listed.stderr) == (0, "")
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from aigc_tasks import drift, layout
 from aigc_tasks.clean import profile
 from aigc_tasks.clean.profile import Profile
+from aigc_tasks.drift import comparison
 from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 
@@ -280,7 +281,7 @@ def test_a_million_images_cry_no_wolf_about_a_thousandth(digits: Images, monkeyp
     assert not drift.compare(old, new).changed
     shifted = replace(new, counts=np.array([530_000, 470_000]))
     assert [test.name for test in drift.compare(old, shifted).changed] == ["class mix", "class a"]
-    monkeypatch.setattr(drift, "SMALLEST", 0)
+    monkeypatch.setattr(comparison, "SMALLEST", 0)
     assert drift.compare(old, replace(new, counts=np.array([505_000, 495_000]))).verdict == "drifted"
 
 
@@ -300,7 +301,7 @@ def test_overlap_is_estimated_from_the_lowest_hashes(mnist: Images) -> None:
 
 def test_statistics_are_those_of_scipy(cifar: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the sets have nothing in common and every difference matters."""
-    monkeypatch.setattr(drift, "SMALLEST", 0)
+    monkeypatch.setattr(comparison, "SMALLEST", 0)
     first, second = halves(cifar, 0, 400)
     found = {test.name: test for test in drift.compare(cifar.profile(first), cifar.profile(second)).tests}
     classes = chi2_contingency([np.bincount(cifar.labels[rows], minlength=10) for rows in (first, second)])
@@ -322,8 +323,8 @@ def test_p_values_are_not_smaller_than_they_may_be(
     digits: Images, monkeypatch: pytest.MonkeyPatch, common: int
 ) -> None:
     """Without a smallest effect p is uniform; also where the sets have most images in common."""
-    monkeypatch.setattr(drift, "SMALLEST", 0)
-    monkeypatch.setattr(drift, "SHUFFLES", 199)
+    monkeypatch.setattr(comparison, "SMALLEST", 0)
+    monkeypatch.setattr(comparison, "SHUFFLES", 199)
     found = []
     for seed in range(100):
         rows = np.random.default_rng(seed).permutation(len(digits.pixels))
@@ -335,9 +336,9 @@ def test_p_values_are_not_smaller_than_they_may_be(
 
 
 def test_holm_asks_more_of_each_the_more_there_are() -> None:
-    tests = [drift.Test(str(p), "", "", "", 0, 0, p) for p in (0.004, 0.002, 0.2, 0.006)]
-    assert [test.name for test in drift.holm(tests) if test.changed] == ["0.002"]  # 0.004 > 0.01 / 3
-    assert [test.name for test in drift.holm(tests[:2]) if test.changed] == ["0.004", "0.002"]
+    tests = [comparison.Test(str(p), "", "", "", 0, 0, p) for p in (0.004, 0.002, 0.2, 0.006)]
+    assert [test.name for test in comparison.holm(tests) if test.changed] == ["0.002"]  # 0.004 > 0.01 / 3
+    assert [test.name for test in comparison.holm(tests[:2]) if test.changed] == ["0.004", "0.002"]
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (28, 28), (8, 8), (37, 5), (3, 100)])

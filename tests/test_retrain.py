@@ -151,7 +151,7 @@ def test_a_source_that_is_gone_ends_it_with_the_stages_own_line(trained: Project
 
 def test_its_deployment_runs_on_a_worker_and_its_schedule_sleeps(done: Project, prefect_api: str) -> None:
     done.env["PREFECT_API_URL"] = prefect_api
-    done.run("prefect", "work-pool", "create", "aigc", "--type", "process")  # another test may have made it
+    done.check("prefect", "work-pool", "create", "aigc", "--type", "process", "--overwrite")  # test_flows has one too
     done.check("prefect", "--no-prompt", "deploy", "--name", "digits-gan-retrain")
     (deployment,) = ask(prefect_api, "/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]

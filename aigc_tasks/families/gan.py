@@ -78,9 +78,13 @@ class Gan(Family):
         yield Objective("discriminator", loss, curves)
 
         discriminator.requires_grad_(False)
-        both = augmented(torch.cat([images, self.draw(generator, labels)]), self.augment)
-        real, fake = discriminator(both, labels.repeat(2)).chunk(2)
-        loss = softplus(real - fake if self.objective == "relativistic" else -fake).mean()
+        fake = discriminator(augmented(self.draw(generator, labels), self.augment), labels)
+        if self.objective == "relativistic":
+            with torch.no_grad():  # apart from the generated ones: no gradient goes to real images
+                real = discriminator(augmented(images, self.augment), labels)
+            loss = softplus(real - fake).mean()
+        else:
+            loss = softplus(-fake).mean()
         yield Objective("generator", loss, {"generator": loss.detach()})
         discriminator.requires_grad_(True)
 

@@ -4,6 +4,7 @@ The plan follows R3GAN (Huang et al. 2024, arXiv:2501.05441): plain residual blo
 initialised as in Fixup (Zhang et al. 2019, arXiv:1901.09321) so that every block starts as the identity; the label
 enters the generator as an embedding beside the noise and the discriminator by projection (Miyato & Koyama 2018,
 arXiv:1802.05637). The number of resolutions follows from the image: halve while the result is whole and at least 4.
+Between two of them channels change at the coarser one, where it costs a quarter and means the same.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
         self.start = nn.Linear(inputs, widths[-1] * sizes[-1][0] * sizes[-1][1])
         stack: list[nn.Module] = [Block(widths[-1])]
         for wide, narrow, size in zip(widths[:0:-1], widths[-2::-1], sizes[-2::-1], strict=True):
-            stack += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, narrow, 1), Block(narrow)]
+            stack += [nn.Conv2d(wide, narrow, 1), nn.Upsample(scale_factor=2), Block(narrow)]
             if attention and max(size) <= ATTENTION:
                 stack.append(Attention(narrow, normal=False))
         self.blocks = nn.Sequential(*stack)
@@ -86,7 +87,7 @@ class Trunk(nn.Module):
         self.start = nn.Conv2d(shape[0], widths[0], 3, padding=1)
         stack: list[nn.Module] = [Block(widths[0])]
         for (narrow, wide), size in zip(itertools.pairwise(widths), sizes[1:], strict=True):
-            stack += [nn.Conv2d(narrow, wide, 1), nn.AvgPool2d(2), Block(wide)]
+            stack += [nn.AvgPool2d(2), nn.Conv2d(narrow, wide, 1), Block(wide)]
             if attention and max(size) <= ATTENTION:
                 stack.append(Attention(wide, normal=False))
         self.blocks = nn.Sequential(*stack)

@@ -11,6 +11,9 @@ import numpy as np
 
 from aigc_tasks.errors import UserError
 
+SETTINGS = "postprocess.json"  # beside the weights of a product: what its recipe does to samples
+REFERENCE = "reference"  # a folder there: what samples are chosen by
+
 
 @dataclass(frozen=True)
 class Card:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,15 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Versions of a data set: list, compare, bring up to date.", no_args_is_help=True)
 app.add_typer(data, name="data")
+
+
+class Format(StrEnum):
+    """How `generate` saves images."""
+
+    png = "png"
+    webp = "webp"
+    npy = "npy"
+
 
 DatasetName = Annotated[str, typer.Argument(help="a data set of params.yaml, for example digits")]
 
@@ -58,7 +68,7 @@ def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for
 
         settings = recipes.recipe(recipe)
         steps = graph.stages(recipe, settings.dataset.name)
-        if graph.busy() or graph.stale([target for targets in steps.values() for target in targets]):
+        if graph.busy() or graph.stale([at for targets in steps.values() for at in targets]) or undecided(settings):
             run_flow("pipeline", recipe)
             print()
         else:
@@ -74,6 +84,13 @@ def retrain(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml,
 
         recipes.recipe(recipe)  # what is wrong there is said before a server starts
         print(f"\n{run_flow('retrain', recipe)}\n\n{result(recipe)}")
+
+
+def undecided(settings: Any) -> bool:
+    """Whether the gate of the recipe's product has yet to say what it thinks of the recipe as it is."""
+    from aigc_tasks.promote import promoting
+
+    return settings.product is not None and promoting.known(settings.name) is None
 
 
 def run_flow(name: str, recipe: str) -> str:
@@ -93,21 +110,26 @@ def run_flow(name: str, recipe: str) -> str:
 
 def result(recipe: str) -> str:
     """What a user wants to know after a run: quality, pictures, where to look further."""
+    from aigc_tasks import recipe as recipes
     from aigc_tasks import tracking
     from aigc_tasks.card import read_card
+    from aigc_tasks.promote import promoting
 
     figures = quality(recipe)
     extra = ""
     if "classes_present" in figures:
         extra = f"          {figures['classes_present']} of {figures['classes']} classes present"
         extra += f", class accuracy {figures['class_accuracy']:.1%}\n" if "class_accuracy" in figures else "\n"
+    live = ""
+    if recipes.recipe(recipe).product is not None and (outcome := promoting.known(recipe)) is not None:
+        live = f"product   {promoting.verdict(outcome)}\n"
     run_id = tracking.find_run(tracking.open_client(), read_card(layout.model(recipe)).fingerprint)
     return "\n".join(
         [
             f"quality   FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real",
             f"          precision {figures['precision']:.2f} (real {figures['precision_floor']:.2f}), recall"
             f" {figures['recall']:.2f} (real {figures['recall_floor']:.2f}), {figures['memorised']:.1%} memorised",
-            f"{extra}samples   {layout.report(recipe) / 'grid.png'}",
+            f"{extra}{live}samples   {layout.report(recipe) / 'grid.png'}",
             f"report    {layout.report(recipe) / 'report.html'}",
             f"MLflow    run {run_id or 'not in this store'}",
             "look      aigc ui      MLflow and Prefect in the browser",
@@ -266,6 +288,70 @@ def tune(
         from aigc_tasks import tune as search  # imports torch: what is wrong above is said at once
 
         search.tune(settings, trials, searched, steps)
+
+
+@app.command()
+def promote(
+    recipe: Annotated[str, typer.Argument(help="a recipe that names a product, for example digits-gan")],
+) -> None:
+    """Register a recipe's model as a version of its product; it becomes the champion if the gate lets it."""
+    with one_line_errors():
+        from aigc_tasks.promote import promoting
+
+        print(promoting.told(promoting.promote(recipe)))
+
+
+@app.command()
+def rollback(
+    product: Annotated[str, typer.Argument(help="a product, for example digits")],
+    reason: Annotated[str, typer.Option(help="why; it is kept in the product's history")],
+) -> None:
+    """Give the champion's place back to the version before it."""
+    with one_line_errors():
+        from aigc_tasks.promote import promoting
+
+        standing = promoting.rollback(product, reason)
+        print(f"{product}: version {standing.champion} is the champion again")
+
+
+@app.command()
+def products(product: Annotated[str | None, typer.Argument(help="one, with all its history")] = None) -> None:
+    """What is live: champion and challenger of every product, their quality, age, data and history."""
+    with one_line_errors():
+        from aigc_tasks.promote import overview
+
+        print(overview.products(product))
+
+
+@app.command()
+def verify(
+    address: Annotated[str, typer.Argument(help="digits@champion, digits@previous, digits@3")],
+    retrain: Annotated[bool, typer.Option("--retrain", help="train again, too, and compare the bytes")] = False,
+) -> None:
+    """Prove where a version came from, link by link; ends with 1 if one does not hold, 2 if one cannot be checked."""
+    with one_line_errors():
+        from aigc_tasks.promote import proof
+
+        code = proof.verify(address, retrain, lambda line: print(line, flush=True))
+    sys.exit(code)
+
+
+@app.command()
+def generate(
+    address: Annotated[str, typer.Argument(help="digits means its champion; digits@previous, digits@3")],
+    out: Annotated[Path, typer.Option(help="a new or empty folder, or one to go on in")],
+    count: Annotated[int, typer.Option(min=1, help="images")] = 64,
+    label: Annotated[str | None, typer.Option(help="a class by its name (default: all of them)")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    form: Annotated[Format, typer.Option("--format")] = Format.png,
+    option: Annotated[list[str] | None, typer.Option(help="a sampler's knob, evaluations=9 say, repeatable")] = None,
+) -> None:
+    """Make images with a product's version; goes on where it was stopped."""
+    stand = Path.cwd()
+    with one_line_errors():
+        from aigc_tasks import generate as making
+
+        print(making.write(address, count, label, seed, stand / out, form.value, making.options(option or [])))
 
 
 @app.command()

@@ -51,6 +51,10 @@ def report(recipe: str) -> Path:
     return Path("reports", recipe)
 
 
+def model_card(recipe: str) -> Path:
+    return report(recipe) / "model-card.md"
+
+
 def data_report(dataset: str) -> Path:
     return Path("reports/data", f"{dataset}.html")
 

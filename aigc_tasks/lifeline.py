@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 PIPE = subprocess.PIPE
 PATIENCE = 10.0  # seconds a process group gets between SIGTERM and SIGKILL
@@ -26,7 +27,9 @@ GRACE = 3.0  # seconds a stage gets between SIGTERM and SIGKILL when its DVC is 
 WATCH = 0.3  # seconds between two looks at the DVC process
 
 
-def spawn(module: str, *arguments: str, env: Mapping[str, str], output: int | None = None) -> subprocess.Popen[str]:
+def spawn(
+    module: str, *arguments: str, env: Mapping[str, str], output: int | None = None, cwd: Path | None = None
+) -> subprocess.Popen[str]:
     """Start ``python -m module arguments`` as the leader of a session that does not outlive this process.
 
     ``output`` is where standard output and error go, as in ``subprocess.Popen``.
@@ -39,6 +42,7 @@ def spawn(module: str, *arguments: str, env: Mapping[str, str], output: int | No
         text=True,
         errors="replace",
         env={**env, "PYTHONUNBUFFERED": "1"},
+        cwd=cwd,
         start_new_session=True,
     )
 

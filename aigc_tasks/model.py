@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
 
 from aigc_tasks import families
 from aigc_tasks.card import Card, read_card
@@ -20,6 +22,8 @@ from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
 
 CHUNK = 256  # images sampled at once; part of the result, so a constant
+EVEN = 1024  # dimensions; of more, a thousand points cannot be spread more evenly than by chance
+TINY = 1e-9  # a Sobol sequence may begin at 0, which is no quantile
 
 
 def save_model(folder: Path, card: Card, network: nn.Module) -> None:
@@ -101,19 +105,26 @@ def sample(
     """
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    noise = opposite_pairs(len(labels), family.noise_shape(shape))
+    noise = spread_evenly(len(labels), family.noise_shape(shape))
     images = made(family, network, noise, labels, sampling or family.Sampling(), levels)
     torch.set_rng_state(state)
     return images
 
 
-def opposite_pairs(count: int, shape: tuple[int, ...]) -> Tensor:
-    """Gaussian noise ``count``×``shape`` in which every second one is the negative of the one before.
+def spread_evenly(count: int, shape: tuple[int, ...]) -> Tensor:
+    """Gaussian noise ``count``×``shape``, each row as Gaussian as any, together covering the space more evenly.
 
-    Antithetic variates (Hammersley & Morton 1956): each is as Gaussian as any, but the means of a pair's images err in
-    opposite ways, so that what is measured of a thousand samples depends less on the seed.
+    What is measured of a thousand samples then depends less on the seed. Every second row is the negative of the one
+    before (antithetic variates, Hammersley & Morton 1956): the means of a pair's images err in opposite ways. Up to
+    ``EVEN`` dimensions the first ones of the pairs are a scrambled Sobol sequence (Owen 1998, ACM TOMACS 8).
     """
-    half = torch.randn(-(-count // 2), *shape)
+    pairs, size = -(-count // 2), prod(shape)
+    if size <= EVEN:
+        sobol = SobolEngine(size, scramble=True, seed=int(torch.randint(2**31, ())))
+        uniform = sobol.draw(pairs, dtype=torch.float64).clamp(TINY, 1 - TINY)
+        half = torch.special.ndtri(uniform).float().reshape(pairs, *shape)
+    else:
+        half = torch.randn(pairs, *shape)
     return torch.stack([half, -half], 1).flatten(0, 1)[:count]
 
 

@@ -7,6 +7,7 @@ a changed default is a change of that package, which DVC sees.
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from aigc_tasks import acquire, clean, evaluate, families, features, networks, postprocess, train
+from aigc_tasks import acquire, clean, evaluate, families, features, networks, postprocess, promote, train
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import Knobs, suggestion, validated
 from aigc_tasks.layout import PARAMS
@@ -34,8 +35,16 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class Product:
+    """What recipes compete for, and what its entry under ``products:`` says, if it has one."""
+
+    name: str
+    knobs: promote.Product
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One entry under ``recipes:``: data set, model family, network, and the knobs of each stage."""
+    """One entry under ``recipes:``: data set, model family, network, the knobs of each stage, and the product."""
 
     name: str
     dataset: Dataset
@@ -46,10 +55,11 @@ class Recipe:
     postprocess: postprocess.Knobs
     sampling: Knobs
     evaluate: evaluate.Knobs
+    product: Product | None
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The two tables of a params file, ``{"datasets": …, "recipes": …}``, not yet validated entry by entry."""
+    """The tables of a params file, ``{"datasets": …, "recipes": …, "products": …}``, entries not yet validated."""
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
@@ -59,7 +69,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path}:{line} is not YAML: {error.problem}; mend that line") from None
     content = content or {}
     tables = {}
-    for table in ("datasets", "recipes"):
+    for table in ("datasets", "recipes", "products"):
         tables[table] = (content.get(table) if isinstance(content, dict) else None) or {}
         if not isinstance(tables[table], dict):
             raise UserError(f"{path}: {table}: expected names with their settings, got {tables[table]!r}")
@@ -87,7 +97,7 @@ def dataset(name: str, path: Path = PARAMS) -> Dataset:
 def recipe(name: str, path: Path = PARAMS) -> Recipe:
     """The validated recipe, its data set with it; raises ``UserError``."""
     sections = {"model", "train", "postprocess", "evaluate"}
-    where, entry = find(path, "recipes", name, sections | {"dataset", "family", "network"})
+    where, entry = find(path, "recipes", name, sections | {"dataset", "family", "network"}, {"product"})
     one_of(f"{where}.dataset", entry["dataset"], list(read(path)["datasets"]))
     family = one_of(f"{where}.family", entry["family"], list(families.FAMILIES))
     kind = families.load(family)
@@ -106,7 +116,16 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
         postprocess=after,
         sampling=model.checked(validated(kind.Sampling, after.sampling, f"{where}.postprocess.sampling"), where),
         evaluate=validated(evaluate.Knobs, entry["evaluate"], f"{where}.evaluate"),
+        product=None if entry.get("product") is None else product(entry["product"], path, f"{where}.product"),
     )
+
+
+def product(name: Any, path: Path = PARAMS, field: str | None = None) -> Product:
+    """The product, with what its entry under ``products:`` says if it has one; raises ``UserError``."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(f"{field}: a name is made of a-z, 0-9, - and _, got {name!r}; rename it")
+    entry = read(path)["products"].get(name)
+    return Product(name, validated(promote.Product, entry, f"{path}: products.{name}"))
 
 
 def network_for(kind: type[families.Family], given: object, family: str, field: str) -> str:
@@ -119,8 +138,10 @@ def network_for(kind: type[families.Family], given: object, family: str, field: 
     return name
 
 
-def find(path: Path, table: str, name: str, keys: set[str]) -> tuple[str, dict[str, Any]]:
-    """Where the entry stands, and the entry, which has exactly ``keys``: DVC's graph names each of them."""
+def find(
+    path: Path, table: str, name: str, keys: set[str], optional: Set[str] = frozenset()
+) -> tuple[str, dict[str, Any]]:
+    """Where the entry stands, and the entry: it has ``keys``, which DVC's graph names, and may have ``optional``."""
     entries = read(path)[table]
     if name not in entries:
         raise UserError(
@@ -132,8 +153,8 @@ def find(path: Path, table: str, name: str, keys: set[str]) -> tuple[str, dict[s
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected keys and values, got {entry!r}; write `key: value` lines")
     for key in entry:
-        if key not in keys:
-            raise UserError(f"{where}.{key}: unknown key; {suggestion(str(key), sorted(keys))}")
+        if key not in keys | optional:
+            raise UserError(f"{where}.{key}: unknown key; {suggestion(str(key), sorted(keys | optional))}")
     for key in sorted(keys - entry.keys()):
         mend = "name one" if key in {"dataset", "family", "network"} else f"add `{key}: {{}}` for the defaults"
         raise UserError(f"{where}.{key}: missing; {mend}")

@@ -1,4 +1,4 @@
-"""A trained model as MLflow serves it: rows of (label, count, seed) in, images out.
+"""A product as MLflow serves it: rows of (label, count, seed, options) in, images out.
 
 MLflow stores this file as source ("models from code") beside the package and the safetensors file: nothing is pickled,
 and ``mlflow.pyfunc.load_model`` needs neither this checkout nor this package installed.
@@ -6,6 +6,7 @@ and ``mlflow.pyfunc.load_model`` needs neither this checkout nor this package in
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,34 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from aigc_tasks.model import Sampler
+from aigc_tasks.errors import UserError
+from aigc_tasks.product import Maker
 
 
 class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
-        self.sampler = Sampler(Path(context.artifacts["model"]))
+        self.folder = Path(context.artifacts["model"])
+        self.maker = Maker(self.folder)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> np.ndarray:
-        """uint8 N×C×H×W, ``count`` images (default 1) of class ``label`` (default the first) for every row in turn.
+        """uint8 N×C×H×W: for every row in turn ``count`` images (default 1) of class ``label`` (default all of them).
 
-        Raises ``ValueError`` for a label that the model has not learned.
+        ``options`` are knobs of the sampler as JSON, say ``{"evaluations": 9}``. Raises ``ValueError`` for a row that
+        asks for what there is not.
         """
-        classes = self.sampler.card.classes
         images = []
         for row in model_input.to_dict("records"):
-            label = str(row.get("label", classes[0] if classes else ""))
-            if classes and label not in classes:
-                raise ValueError(f"label: there is no {label!r}; known are {', '.join(classes)}")
-            numbers = np.full(int(row.get("count", 1)), classes.index(label) if classes else 0)
-            images.append(self.sampler.sample(numbers, int(row.get("seed", 0))))
+            given = {key: value for key, value in row.items() if not pd.isna(value)}
+            try:
+                options = json.loads(given.get("options", "{}"))
+                maker = Maker(self.folder, options) if options else self.maker
+                label = str(given["label"]) if "label" in given and self.maker.card.classes else None
+                count = int(given.get("count", 1))
+                if count < 1:
+                    raise UserError(f"count: expected a whole number from 1, got {count}")
+                images.append(maker.images(count, label, int(given.get("seed", 0)))[0])
+            except (UserError, ValueError) as error:
+                raise ValueError(f"{error}") from None
         return np.concatenate(images)
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 STORE = Path("mlruns")
 LOCK = layout.LOCAL / "mlflow.lock"
+NAMED = "MLFLOW_TRACKING_URI"  # the user's server, if one is named
 FINGERPRINT = "aigc.fingerprint"
+IDENTITY = "aigc.identity"  # of a logged model: a hash of what it is made of
 FLOW_RUN = "AIGC_FLOW_RUN_ID"  # set by the flow for the stages it runs
 BATCH = 900  # metrics in one request; MLflow takes at most 1,000
 EVERY = 2.0  # seconds between two batches
@@ -47,17 +49,22 @@ PATHS = {  # every column of MLflow's database that holds an absolute path of th
 
 def tracking_uri() -> str:
     """The user's server if one is named, else the database of this checkout."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(STORE / 'mlflow.db').resolve()}"
+    return os.environ.get(NAMED) or f"sqlite:///{(STORE / 'mlflow.db').resolve()}"
 
 
 def open_client() -> MlflowClient:
     """A client of the store, which is made, or mended after the checkout was moved, before anything else sees it."""
+    import mlflow
     from mlflow import MlflowClient
 
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ.pop("MLFLOW_RUN_ID", None)  # a leaked one would redirect every call
     uri = tracking_uri()
+    named = NAMED in os.environ
+    mlflow.set_tracking_uri(uri)  # the registry looks up models through it, whatever the client was given
+    if not named:
+        os.environ.pop(NAMED, None)  # MLflow wrote it there for children, which are to find the store by themselves
     if uri.startswith("sqlite:///"):
         with FileLock(LOCK):
             anchor(Path(uri.removeprefix("sqlite:///")).parent)
@@ -107,7 +114,7 @@ def start_run(client: MlflowClient, experiment: str, name: str, tags: dict[str, 
     with FileLock(LOCK):  # two recipes of one data set may begin at once
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            place = None if "MLFLOW_TRACKING_URI" in os.environ else str((STORE / "artifacts" / experiment).resolve())
+            place = None if NAMED in os.environ else str((STORE / "artifacts" / experiment).resolve())
             number = client.create_experiment(experiment, artifact_location=place, tags=KIND)
         else:
             number = found.experiment_id
@@ -136,10 +143,8 @@ def flow_tags() -> dict[str, str]:
 @contextmanager
 def system_metrics(run_id: str) -> Iterator[None]:
     """CPU, memory, disk, network and GPU use as metrics ``system/…`` of the run while the block runs."""
-    import mlflow
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    mlflow.set_tracking_uri(tracking_uri())
     monitor = SystemMetricsMonitor(run_id, resume_logging=True)  # MLFLOW_SYSTEM_METRICS_… set its pace
     monitor.start()
     try:
@@ -148,28 +153,38 @@ def system_metrics(run_id: str) -> Iterator[None]:
         monitor.finish()
 
 
-def log_model(client: MlflowClient, run_id: str, folder: Path, label: str) -> None:
-    """The model in ``folder`` as the run's artifact ``model``, once: an attempt that got this far is not repeated."""
+def log_model(client: MlflowClient, run_id: str, folder: Path, label: str, name: str, identity: str) -> str:
+    """What ``served_model`` makes of ``folder``, as the run's model ``name``; returns its id.
+
+    Logged once: what an earlier attempt logged under the same ``identity`` is not logged again.
+    """
     import mlflow
     import pandas as pd
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    experiment = client.get_run(run_id).info.experiment_id
-    if client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'", max_results=1):
-        return
-    mlflow.set_tracking_uri(tracking_uri())
-    columns = [ColSpec("string", "label", False), ColSpec("long", "count", False), ColSpec("long", "seed", False)]
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={"model": str(folder)},
-            code_paths=[str(Path(__file__).parent)],
-            pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
-            input_example=pd.DataFrame({"label": [label], "count": [1], "seed": [0]}),
-            signature=ModelSignature(inputs=Schema(columns)),  # type: ignore[arg-type]
-        )
+    run = client.get_run(run_id)
+    experiment = run.info.experiment_id
+    logged = f"source_run_id = '{run_id}' AND tags.`{IDENTITY}` = '{identity}'"
+    found = client.search_logged_models([experiment], filter_string=logged)
+    ready = [model.model_id for model in found if model.status.value == "READY"]  # others were being written
+    if ready:
+        return ready[0]
+    columns = [("string", "label"), ("long", "count"), ("long", "seed"), ("string", "options")]
+    model = client.create_logged_model(experiment, name, run_id, {IDENTITY: identity}, run.data.params)
+    Model.log(  # as mlflow.pyfunc.log_model does, but for a run that need not be the active one
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        model_id=model.model_id,
+        python_model=str(Path(__file__).with_name("served_model.py")),
+        artifacts={"model": str(folder)},
+        code_paths=[str(Path(__file__).parent)],
+        pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
+        input_example=pd.DataFrame({"label": [label], "count": [1], "seed": [0]}),
+        signature=ModelSignature(inputs=Schema([ColSpec(kind, column, False) for kind, column in columns])),
+    )
+    return str(model.model_id)
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

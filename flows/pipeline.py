@@ -5,8 +5,6 @@ Prefect schedules, shows and stops; DVC alone decides what is up to date, so no 
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import os
 import sys
@@ -18,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from prefect import State, Task, flow, get_client, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
@@ -30,10 +27,11 @@ from aigc_tasks.graph import StageFailed
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
 from aigc_tasks.tracking import FLOW_RUN
+from flows import publishing
+from flows.promote import compete
 
 GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
-DETAILS = ("_low", "_high", "_std")  # of figures, left to the report
 WATCH = 3.0  # seconds between two looks whether someone cancelled the run
 UP_TO_DATE = "UpToDate"
 
@@ -59,17 +57,14 @@ for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.task_engine", "p
 
 @flow(name="pipeline", flow_run_name="{recipe}", validate_parameters=False)
 def pipeline(recipe: str) -> State:
-    """Bring one recipe up to date: acquire → clean → train → postprocess → evaluate.
+    """Bring one recipe up to date: acquire → clean → train → postprocess → evaluate, and promote if it has a product.
 
     Ends Completed, named UpToDate if nothing had to run; Failed with one line that says what to mend; or Cancelled.
     """
     layout.enter_project()
     settings = load(recipe)
     with only_one_here(recipe):
-        state = bring_up_to_date(settings, graph.STEPS)
-        if state.is_completed():
-            publish(settings, state)
-    return state
+        return promoted(settings, bring_up_to_date(settings, graph.STEPS))
 
 
 def bring_up_to_date(settings: Recipe, steps: Iterable[str]) -> State:
@@ -85,6 +80,20 @@ def bring_up_to_date(settings: Recipe, steps: Iterable[str]) -> State:
         if not state.is_completed():
             return ended(state)
     return Completed(name="Completed" if why else UP_TO_DATE, message=f"{settings.name} is up to date")
+
+
+def promoted(settings: Recipe, state: State) -> State:
+    """What follows a recipe's being up to date: artifacts, and the gate of its product; the state that both end in."""
+    if not state.is_completed():
+        return state
+    publishing.quality(settings.name, "up to date: nothing had to run" if state.name == UP_TO_DATE else "measured now")
+    publishing.data(settings.dataset.name)
+    if settings.product is None:
+        return state
+    last = compete(settings.name, return_state=True)
+    if not last.is_completed():
+        return ended(last)
+    return Completed(name=state.name, message=f"{state.message}; {last.message}")
 
 
 def ended(state: State) -> State:
@@ -213,41 +222,3 @@ def watch_for_cancel() -> Callable[[], None]:
             raise CancelRequested
 
     return look
-
-
-def publish(settings: Recipe, state: State) -> None:
-    """What came out, as artifacts in Prefect's UI."""
-    publish_quality(settings.name, "up to date: nothing had to run" if state.name == UP_TO_DATE else "measured now")
-    publish_data(settings.dataset.name)
-
-
-def publish_quality(recipe: str, description: str) -> None:
-    """The figures as a table, and the sample grid."""
-    figures = json.loads((layout.report(recipe) / "quality.json").read_text())
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items() if not name.endswith(DETAILS))
-    grid = embedded(layout.report(recipe) / "grid.png")
-    create_markdown_artifact(
-        key=f"{recipe.replace('_', '-')}-quality",
-        markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples]({grid})",
-        description=description,
-    )
-
-
-def embedded(picture: Path) -> str:
-    """A PNG as an address that holds it: Prefect's server cannot read our files."""
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-
-
-def publish_data(dataset: str) -> None:
-    """What became of the data: the counts, and where the report with the pictures lies."""
-    report = json.loads((layout.clean(dataset) / "report.json").read_text())
-    counts = {"entries": report["samples"], "kept": report["kept"], **report["splits"]}
-    counts |= {f"dropped: {reason}": count for reason, count in report["dropped"].items()}
-    counts |= {f"flagged: {flag}": count for flag, count in report["flagged"].items()}
-    rows = "\n".join(f"| {name} | {count} |" for name, count in counts.items())
-    page = layout.data_report(dataset).resolve()
-    create_markdown_artifact(
-        key=f"{dataset.replace('_', '-')}-data",
-        markdown=f"# {dataset}\n\n| | |\n|---|---|\n{rows}\n\n[The report with pictures]({page.as_uri()}): {page}",
-        description="what the data set is made of",
-    )

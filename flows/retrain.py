@@ -16,7 +16,8 @@ from prefect.states import Completed
 from aigc_tasks import graph, layout
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
-from flows.pipeline import STEPS, bring_up_to_date, embedded, ended, only_one_here, publish
+from flows.pipeline import STEPS, bring_up_to_date, ended, only_one_here, promoted
+from flows.publishing import embedded
 
 DRIFTED = "Drifted"
 
@@ -39,10 +40,9 @@ def retrain(recipe: str) -> State:
         compared = drift(settings, return_state=True)  # before training, which takes the place of the old model
         if not compared.is_completed():
             return ended(compared)
-        state = bring_up_to_date(settings, ["train", "postprocess", "evaluate"])
+        state = promoted(settings, bring_up_to_date(settings, ["train", "postprocess", "evaluate"]))
         if not state.is_completed():
             return state
-        publish(settings, state)
     name = DRIFTED if compared.name == DRIFTED else state.name
     return Completed(name=name, message=f"{compared.message}; {state.message}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,11 +70,12 @@ class Project:
 
 
 def quicken(params: Any) -> None:
-    """One recipe, few steps, many checkpoints."""
+    """One recipe, few steps, many checkpoints, and no product: the gate is tried where it is what matters."""
     params["datasets"]["digits"]["features"] = {"steps": 60}
     for name in set(params["recipes"]) - {"digits-gan"}:
         del params["recipes"][name]
     shorten(params["recipes"]["digits-gan"])
+    del params["products"], params["recipes"]["digits-gan"]["product"]
 
 
 def shorten(recipe: Any) -> None:
@@ -90,6 +92,7 @@ def with_every_family(project: Project) -> Project:
     for family in FAMILIES:
         entry = yaml.load((ROOT / f"recipes/digits-{family}.yaml").read_text())["recipes"][f"digits-{family}"]
         shorten(entry)
+        del entry["product"]
         project.edit(lambda p, family=family, entry=entry: p["recipes"].update({f"digits-{family}": entry}))
     return project
 
@@ -156,20 +159,36 @@ def prefect_api(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
             yield f"http://127.0.0.1:{port}/api"
 
 
+Once = Callable[[str, Callable[[Project], object]], Project]
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Project:
+def once(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Once:
+    """Makes a project by its name and what is done in it, once for all processes that run tests."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+
+    def make(name: str, work: Callable[[Project], object]) -> Project:
+        project = Project(shared / name / "project", dict(env))
+        with FileLock(shared / f"{name}.lock"):
+            if not (shared / name / "whole").exists():
+                work(project)
+                (shared / name / "whole").touch()
+        return project
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(once: Once) -> Project:
     """A project in which `dvc repro` has run. Not to be changed: take a copy, ``done``."""
-    project = checkout(Project(tmp_path_factory.mktemp("finished") / "project", dict(env)))
-    project.check("dvc", "repro")
-    return project
+    return once("finished", lambda project: checkout(project).check("dvc", "repro"))
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Project:
+def prepared(once: Once) -> Project:
     """A project whose data and judge are there and whose model is not. Take a copy, ``untrained``."""
-    project = checkout(Project(tmp_path_factory.mktemp("prepared") / "project", dict(env)))
-    project.check("dvc", "repro", "features@digits")
-    return project
+    return once("prepared", lambda project: checkout(project).check("dvc", "repro", "features@digits"))
 
 
 @pytest.fixture
@@ -192,3 +211,42 @@ def mnist_files() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is missing: the real MNIST files are needed")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained_market(once: Once) -> Project:
+    """A project with three competing recipes, all trained, nothing registered. Take a copy, ``market``."""
+    from market import stock
+
+    def work(project: Project) -> None:
+        checkout(project).edit(stock)
+        project.check("git", "-c", "user.name=test", "-c", "user.email=test@example.invalid", "commit", "-qam", "stock")
+        project.check("dvc", "repro")
+
+    return once("market", work)
+
+
+@pytest.fixture(scope="session")
+def settled_market(trained_market: Project, once: Once) -> Project:
+    """The same after ``poor``, then ``fair`` became champion and ``bad`` was refused. Take a copy, ``live``."""
+
+    def work(project: Project) -> None:
+        shutil.copytree(trained_market.path, project.path, symlinks=True)
+        for recipe in ("poor", "fair", "bad"):
+            project.check("aigc", "promote", recipe)
+
+    return once("settled", work)
+
+
+@pytest.fixture
+def market(trained_market: Project, tmp_path: Path) -> Project:
+    """A copy, free to change."""
+    shutil.copytree(trained_market.path, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", dict(trained_market.env))
+
+
+@pytest.fixture
+def live(settled_market: Project, tmp_path: Path) -> Project:
+    """A copy, free to change."""
+    shutil.copytree(settled_market.path, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", dict(settled_market.env))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Tensor, nn
 
 from aigc_tasks import model
@@ -185,15 +186,29 @@ def test_colour_changes_light_and_contrast_but_no_places() -> None:
         assert abs(float(after.mean() - before.mean())) <= 0.5
 
 
-def test_opposite_pairs_are_opposite_and_gaussian() -> None:
+@pytest.mark.parametrize("shape", [(2, 3), (model.EVEN + 1,)], ids=["evenly", "of many dimensions"])
+def test_noise_is_gaussian_and_in_opposite_pairs(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    noise = model.opposite_pairs(20_001, (2, 3))
-    assert noise.shape == (20_001, 2, 3)
+    noise = model.spread_evenly(20_001 if len(shape) > 1 else 301, shape)
+    assert noise.shape[1:] == shape
     assert torch.equal(noise[0:-1:2], -noise[1::2])
     assert float(noise[:-1].mean()) == pytest.approx(0, abs=1e-6)
     assert float(noise.std()) == pytest.approx(1, abs=0.01)
     assert float(noise.pow(4).mean()) == pytest.approx(3, abs=0.1)
-    assert float(torch.corrcoef(noise[::2].flatten(1).T).fill_diagonal_(0).abs().max()) < 0.05
+    if len(shape) > 1:
+        assert float(torch.corrcoef(noise[::2].flatten(1).T).fill_diagonal_(0).abs().max()) < 0.05
+
+
+def test_one_row_of_noise_is_gaussian_and_many_are_spread_more_evenly_than_by_chance() -> None:
+    rows, squares = [], []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        noise = model.spread_evenly(64, (4,))
+        rows.append(noise[6])
+        squares.append(noise.square().mean())
+    assert kstest(torch.stack(rows).flatten().numpy(), "norm").pvalue > 0.01
+    by_chance = 2 / (32 * 4)  # variance of the mean square of 32 independent rows; the opposite ones add nothing
+    assert float(torch.stack(squares).var()) < 0.2 * by_chance
 
 
 def sampler(which: str, folder: Path, sampling: Knobs | None = None) -> model.Sampler:

@@ -63,6 +63,11 @@ def load(folder: Path) -> Clean:
     return Clean(classes, split("train"), split("val"), split("test"))
 
 
+def digest(folder: Path) -> str:
+    """Of the version of the raw data set that was cleaned."""
+    return str(json.loads((folder / "report.json").read_text())["digest"])
+
+
 def counts(folder: Path) -> dict[str, int]:
     """Samples per split, from the report."""
     report = json.loads((folder / "report.json").read_text())

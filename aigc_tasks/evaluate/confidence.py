@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import scipy.linalg
+import scipy.stats
 from torch import Tensor
 
 from aigc_tasks.evaluate import quality
@@ -22,7 +23,10 @@ FEW = 100  # resamples where there are more
 
 def of_share(found: np.ndarray) -> tuple[float, float]:
     """Wilson's score interval (1927, JASA 22:209) of the share of N that are true; at 0 and 1, too, it has a width."""
-    count, share = len(found), float(found.mean())
+    return wilson(float(found.mean()), len(found))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
     squared = NORMAL**2 / count
     middle = (share + squared / 2) / (1 + squared)
     half = NORMAL / (1 + squared) * math.sqrt(share * (1 - share) / count + squared / (4 * count))
@@ -69,8 +73,15 @@ def of_fid(figure: float, generated: Tensor, real: Tensor, seed: int, resamples:
     return max(low, 0.0), high
 
 
+def of_difference(first: list[float], second: list[float]) -> tuple[float, float, float]:
+    """Mean of the first figures minus that of the second, and its interval (Welch 1947, Biometrika 34)."""
+    test = scipy.stats.ttest_ind(first, second, equal_var=False)
+    interval = test.confidence_interval(0.95)
+    return float(np.mean(first) - np.mean(second)), float(interval.low), float(interval.high)
+
+
 def leading(sets: list[np.ndarray]) -> list[np.ndarray]:
-    """Two sets of features in the ``WIDE`` directions in which both together vary most."""
+    """Sets of features in the ``WIDE`` directions in which all together vary most."""
     together = np.concatenate(sets)
     together = together - together.mean(0)
     width = together.shape[1]

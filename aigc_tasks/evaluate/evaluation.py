@@ -58,6 +58,7 @@ def evaluate(name: str) -> None:
     suffices(evidence)
     folder = layout.report(name)
     folder.mkdir(parents=True, exist_ok=True)
+    layout.model_card(name).unlink(missing_ok=True)  # of an earlier version
 
     figures, recognised = measured(evidence)
     nearest, copies = memorised(evidence, folder)
@@ -255,5 +256,5 @@ def record(evidence: Evidence, own_seconds: float) -> None:
     tracking.log_metrics(client, run_id, {f"quality/{name}": value for name, value in figures.items()} | known)
     for path, digest in graph.recorded_hashes([target for target in targets if "evaluate@" not in target]).items():
         client.set_tag(run_id, f"dvc.{path}", digest)
-    for file in sorted(folder.iterdir()):
+    for file in sorted(folder.glob("[!.]*")):
         client.log_artifact(run_id, str(file))

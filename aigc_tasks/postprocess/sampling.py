@@ -5,23 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from aigc_tasks import compute, layout
-from aigc_tasks.card import proportional
+from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
-from aigc_tasks.features import judge as judges
 from aigc_tasks.modalities import image
 from aigc_tasks.model import Sampler
-from aigc_tasks.postprocess import Change, Knobs, Reject, saving, selection, steps
-from aigc_tasks.progress import progress
+from aigc_tasks.postprocess import Knobs, saving, steps
+from aigc_tasks.postprocess.making import Reference, changed, made
 from aigc_tasks.recipe import recipe
 
 MOST = 10_000
 COLUMNS = 10  # of the grid; one class a row where there are classes
 FRAMES = 16  # of an interpolation
-CHUNK = 64  # images changed together
-REAL = 10_000  # training images, evenly taken, that samples are compared with for their quality
 
 
 def postprocess(name: str) -> None:
@@ -32,18 +28,13 @@ def postprocess(name: str) -> None:
     sampler = Sampler(layout.model(name), device, settings.sampling)
     card = sampler.card
     steps.apply(np.zeros((1, *card.shape), np.uint8), knobs.changes)  # what does not fit is said before the drawing
-    wanted = np.bincount(
-        proportional(card.counts, knobs.count or min(sum(card.counts), MOST)), minlength=len(card.counts)
-    )
-    asked = np.repeat(np.arange(len(wanted)), selection.drawn(wanted, knobs.rejects))
-    drawn = sampler.sample(asked, knobs.seed)
-    rows = chosen(drawn, asked, wanted, knobs.rejects, settings.dataset.name, device)
-    images, labels = changed(drawn[rows], knobs.changes), asked[rows]
+    dataset = settings.dataset.name
+    images, labels, before = made(sampler, knobs, wanted(card, knobs), knobs.seed, lambda: reference(dataset))
     with layout.written_whole(layout.samples(name)) as folder:
         np.save(folder / "samples.npy", images)
         np.save(folder / "labels.npy", labels)
         if knobs.steps:  # as drawn, for a comparison; the labels are the same
-            np.save(folder / "before.npy", drawn[selection.keep(np.zeros(len(asked)), asked, wanted)])
+            np.save(folder / "before.npy", before)
         for kind in [kind for kind in saving.OPTIONS if kind in knobs.save]:
             saving.one_each(folder, kind, images, labels, card.classes)
         if {"interpolation", "gif"} & set(knobs.save):
@@ -53,35 +44,15 @@ def postprocess(name: str) -> None:
     print(f"postprocess {name}  {len(images)} samples in {layout.samples(name)}")
 
 
-def chosen(
-    images: np.ndarray,
-    labels: np.ndarray,
-    wanted: np.ndarray,
-    rejects: list[Reject],
-    dataset: str,
-    device: torch.device,
-) -> np.ndarray:
-    """Row numbers of the samples that no step rejects, exactly ``wanted`` of every class."""
-    rows = np.arange(len(images))
-    if not rejects:
-        return rows
+def wanted(card: Card, knobs: Knobs) -> np.ndarray:
+    """Images of every class that a recipe is measured with: ``count``, by default as many as it learned from."""
+    count = knobs.count or min(sum(card.counts), MOST)
+    return np.bincount(proportional(card.counts, count), minlength=len(card.counts))
+
+
+def reference(dataset: str) -> Reference:
     data = arrays.load(layout.clean(dataset))
-    for number, step in enumerate(rejects):
-        if step.by == "quality":
-            judge = judges.load(layout.features(dataset)).to(device)
-            count = len(data.train.images)
-            real = data.train.images[np.arange(0, count, -(-count // REAL))]
-            seen, known = (judges.look(judge, pictures)[0].cpu().numpy() for pictures in (images[rows], real))
-            scores = selection.realism(seen, known)
-        else:
-            scores = selection.originality(images[rows], data.train.images, data.val.images, device)
-        best = selection.keep(scores, labels[rows], selection.drawn(wanted, rejects[number + 1 :]))
-        if step.by == "copies":
-            copies, left = np.isfinite(scores).sum(), np.isfinite(scores[best]).sum()
-            advice = "; a larger `share` would drop them" if left else ""
-            print(f"reject by copies: {copies} of {len(rows)} samples are copies, {left} are left{advice}")
-        rows = rows[best]
-    return rows
+    return Reference(data.train.images, data.val.images, layout.features(dataset))
 
 
 def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
@@ -94,18 +65,6 @@ def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
         saving.strips(frames).save(folder / "interpolation.png")
     if "gif" in knobs.save:
         saving.animation(folder / "interpolation.gif", frames)
-
-
-def changed(images: np.ndarray, changes: list[Change]) -> np.ndarray:
-    """All images through the steps that change pixels."""
-    if not changes:
-        return images
-    done = []
-    with progress("change", len(images)) as update:
-        for start in range(0, len(images), CHUNK):
-            done.append(steps.apply(images[start : start + CHUNK], changes))
-            update(start + len(done[-1]), "")
-    return np.concatenate(done)
 
 
 def grid_rows(labels: np.ndarray) -> np.ndarray:

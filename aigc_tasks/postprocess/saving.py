@@ -17,14 +17,18 @@ DURATION = 80  # milliseconds a frame
 
 
 def one_each(folder: Path, kind: str, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
-    """One file a sample, KIND/NUMBER_CLASS.KIND, its pixels kept bit for bit; images uint8 N×C×H×W, labels N."""
+    """One file a sample in the folder KIND; images uint8 N×C×H×W, labels N."""
     (folder / kind).mkdir()
-    words = [re.sub(r"[^\w.-]+", "-", name) for name in classes]  # a class may be called T-shirt/top
     with progress(f"save {kind}", len(images)) as update:
         for number, (sample, label) in enumerate(zip(images, labels, strict=True)):
-            name = f"{number:05d}_{words[label]}.{kind}" if words else f"{number:05d}.{kind}"
-            image.picture(sample).save(folder / kind / name, **OPTIONS[kind])
+            one(folder / kind, kind, number, sample, classes[label] if classes else None)
             update(number + 1, "")
+
+
+def one(folder: Path, kind: str, number: int, sample: np.ndarray, label: str | None) -> None:
+    """NUMBER_CLASS.KIND, its pixels kept bit for bit."""
+    word = "" if label is None else "_" + re.sub(r"[^\w.-]+", "-", label)  # a class may be called T-shirt/top
+    image.picture(sample).save(folder / f"{number:05d}{word}.{kind}", **OPTIONS[kind])
 
 
 def strips(frames: np.ndarray) -> Image.Image:

@@ -89,7 +89,7 @@ def train(name: str) -> None:
         write_curves(layout.report(name) / "curves.csv", training.history)
         if (page := layout.data_report(settings.dataset.name)).exists():
             client.log_artifact(run_id, str(page), "data")
-        tracking.log_model(client, run_id, layout.model(name), label=(card.classes or ["-"])[0])
+        tracking.log_model(client, run_id, layout.model(name), (card.classes or ["-"])[0], "model", inputs.fingerprint)
     except BaseException as error:
         broken_off(client, run_id, curves, error)
         raise

@@ -1,0 +1,330 @@
+"""The proof: is a registered version what its record says, from the raw data to the figures?
+
+Code and data are taken at the recorded revision into a worktree of git beside this checkout, which is not touched.
+Every hash is computed from the bytes, as DVC takes those that it has seen before for granted, and every stage that can
+be repeated is: cleaning, sampling, measuring, and if asked for the judge and the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from aigc_tasks import layout, lifeline, tracking
+from aigc_tasks.errors import UserError
+from aigc_tasks.promote import registry, served
+from aigc_tasks.promote.register import CARD, LOCK, PROVENANCE, SHOWN, identity_of, outputs
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+HOLDS, BROKEN, UNKNOWN, UNASKED = "holds", "does not hold", "cannot be checked", "was not asked for"
+NOWHERE = "neither DVC's cache nor a remote has it"
+CODES = {BROKEN: 1, UNKNOWN: 2}
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of the chain."""
+
+    name: str
+    state: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.name:10}  {self.state:17}  {self.why}"
+
+
+def verify(address: str, retrain: bool, say: Callable[[str], None]) -> int:
+    """Say of every link whether it holds: 0 if all do, 1 if one does not, 2 if one cannot be checked.
+
+    Raises ``UserError`` if there is no such version.
+    """
+    product, version = registry.find(address)
+    say(f"{product.name} version {version.version}, {version.tags['aigc.recipe']}")
+    states = []
+    for link in links(product, version, registry.named(address)[1], retrain):
+        say(str(link))
+        states.append(link.state)
+    code = min((CODES[state] for state in states if state in CODES), default=0)
+    say({0: "the chain holds", 1: "THE CHAIN DOES NOT HOLD", 2: "what could be checked holds"}[code])
+    return code
+
+
+def links(product: registry.Product, version: ModelVersion, which: str, retrain: bool) -> Iterator[Link]:
+    """The chain from its end: registry, files, run; then code, data, cleaning, judge, training, samples, figures."""
+    if which in registry.ALIASES:
+        wanted = getattr(product.standing(), which)
+        same = wanted == int(version.version)
+        why = f"the ledger makes version {wanted} the {which}" + ("" if same else f", the alias is {version.version}")
+        yield Link("alias", HOLDS if same else BROKEN, why)
+    try:
+        folder = served.folder(version)
+        source = json.loads((folder / PROVENANCE).read_text())
+    except (UserError, OSError, ValueError) as error:
+        yield Link("version", UNKNOWN, f"its files cannot be read: {error}")
+        return
+    yield files(version, folder, source)
+    yield run(version, source)
+    if source["commit"] is None:
+        yield Link("code", UNKNOWN, "it was made outside git; nobody knows from which code")
+        return
+    try:
+        with worktree(source["commit"]) as place:
+            yield from repeated(Place(place, version, folder, source), retrain)
+    except UserError as error:
+        yield Link("code", UNKNOWN, str(error))
+
+
+def files(version: ModelVersion, folder: Path, source: Mapping[str, Any]) -> Link:
+    """The files in the store against the registry's tags, and these against each other."""
+    figures = (folder / "quality.json").read_bytes()
+    same = hashlib.md5(figures).hexdigest()  # noqa: S324 (DVC's hash)
+    shown = json.loads(figures) if same == recorded(source, "quality.json") else {}
+    claims = {
+        "the weights": (sha256(folder / "model.safetensors"), version.tags["aigc.weights"]),
+        "the provenance": (identity_of(source["stages"]), version.tags[tracking.IDENTITY]),
+        "the figures": (same, recorded(source, "quality.json")),
+        "the model card": ((folder / CARD).read_text()[:5000], version.description),
+        **{
+            f"the tag quality.{name}": (f"{shown[name]:.4g}", version.tags.get(f"quality.{name}"))
+            for name in SHOWN
+            if name in shown
+        },
+    }
+    wrong = [what for what, (found, said) in claims.items() if found != said]
+    if wrong:
+        return Link("version", BROKEN, f"not what was registered: {', '.join(wrong)}")
+    return Link("version", HOLDS, f"weights sha256 {version.tags['aigc.weights'][:12]}, as registered")
+
+
+def run(version: ModelVersion, source: Mapping[str, Any]) -> Link:
+    """MLflow's run of the training."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = tracking.open_client().get_run(str(version.run_id)).data.tags
+    except MlflowException:
+        return Link("run", UNKNOWN, f"the run {version.run_id} is not in this store")
+    known = {tags.get(tracking.FINGERPRINT), source["fingerprint"], version.tags[tracking.FINGERPRINT]}
+    if len(known) > 1 or source["run"] != version.run_id:
+        return Link("run", BROKEN, f"run {version.run_id} is of another training than the version says")
+    return Link("run", HOLDS, f"{version.run_id}, fingerprint {source['fingerprint'][:12]}")
+
+
+@contextmanager
+def worktree(commit: str) -> Iterator[Path]:
+    """The commit's files in a temporary folder; raises ``UserError`` if git has it not."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch, "worktree")
+        command = ["git", "worktree", "add", "--detach", "--quiet", str(place), commit]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"git has no commit {commit[:12]} here; fetch it")
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            subprocess.run(["git", "worktree", "prune"], capture_output=True, check=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The worktree, and what is to be repeated in it."""
+
+    path: Path
+    version: ModelVersion
+    folder: Path
+    source: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> str:
+        return str(self.version.tags["aigc.recipe"])
+
+    @property
+    def dataset(self) -> str:
+        return str(self.version.tags["data.name"])
+
+    @property
+    def stages(self) -> Mapping[str, Any]:
+        stages: Mapping[str, Any] = self.source["stages"]
+        return stages
+
+    def fetch(self, path: Path) -> str | None:
+        """Bring an output here from DVC's cache or remote; returns what is wrong with it, None if nothing is.
+
+        What was made here stays only where nothing was kept.
+        """
+        here = self.path / path
+        aside = here.with_name(f".{here.name}.made")
+        if here.exists():
+            here.rename(aside)
+        found = any(self.dvc(command, str(path)).returncode == 0 and here.exists() for command in ("checkout", "pull"))
+        if not found:
+            shutil.rmtree(here, ignore_errors=True)
+            if aside.exists():
+                aside.rename(here)
+            return NOWHERE
+        shutil.rmtree(aside, ignore_errors=True)
+        return None if self.is_recorded(path) else "its bytes in DVC's cache have another hash than was recorded"
+
+    def dvc(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *command], cwd=self.path, env=self.env(), capture_output=True, text=True
+        )
+
+    def run(self, stage: str, name: str) -> str | None:
+        """A stage's own command, with the code of the recorded revision; returns its error."""
+        child = lifeline.spawn(f"aigc_tasks.{stage}", name, env=self.env(), output=lifeline.PIPE, cwd=self.path)
+        try:
+            assert child.stdout is not None
+            said = child.stdout.read().strip().splitlines()  # not communicate: the child ends when its input does
+            child.wait()
+        except BaseException:
+            lifeline.stop(child)
+            raise
+        return (said or ["no word"])[-1] if child.returncode else None
+
+    def env(self) -> dict[str, str]:
+        """Without what would lead out of the worktree."""
+        gone = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "PYTHONPATH", "DVC_STAGE", "DVC_ROOT", tracking.FLOW_RUN)
+        return {key: value for key, value in os.environ.items() if key not in gone}
+
+    def is_recorded(self, path: Path) -> bool:
+        """Whether an output is what was recorded, bit for bit."""
+        return digest(self.path / path) == outputs(self.stages)[str(path)]
+
+
+def repeated(place: Place, retrain: bool) -> Iterator[Link]:
+    """Code, data and every stage, each from what the one before is recorded to have made."""
+    trouble = other_code(place)
+    if trouble:
+        changed = place.source["changed"]
+        state = UNKNOWN if changed else BROKEN
+        yield Link("code", state, f"{trouble}{'; it was made from changes that were not committed' if changed else ''}")
+        return
+    yield Link("code", HOLDS, f"commit {place.source['commit'][:12]} has the files and parameters it was made with")
+    prepare(place)
+    raw, clean, features = (kind(place.dataset) for kind in (layout.raw, layout.clean, layout.features))
+    model, samples = layout.model(place.recipe), layout.samples(place.recipe)
+    yield step(place, "data", raw)
+    yield step(place, "cleaning", clean, ("clean", place.dataset))
+    yield step(place, "judge", features, ("features", place.dataset) if retrain else None)
+    yield (training := step(place, "training", model, ("train", place.recipe) if retrain else None))
+    if not (place.path / model).exists():
+        return
+    if training.state == HOLDS and not retrain:
+        yield Link("retraining", UNASKED, "--retrain trains judge and model again and compares the bytes")
+    yield same_weights(place, model)
+    yield step(place, "samples", samples, ("postprocess", place.recipe))
+    yield figures(place)
+
+
+def other_code(place: Place) -> str:
+    """Which file or parameter of the commit is not what a stage is recorded to have read; empty if none."""
+    params = YAML(typ="safe").load((place.path / layout.PARAMS).read_text())
+    for name, stage in place.stages.items():
+        for dependency in stage.get("deps", []):
+            path = place.path / dependency["path"]
+            if dependency["path"].startswith("data/"):
+                continue
+            if not path.exists() or digest(path) != dependency["md5"]:
+                return f"{dependency['path']} is not the one that {name} ran with"
+        for key, value in stage.get("params", {}).get(str(layout.PARAMS), {}).items():
+            found = params
+            for part in key.split("."):
+                found = (found or {}).get(part)
+            if found != value:
+                return f"params.yaml: {key} is not the one that {name} ran with"
+    return ""
+
+
+def prepare(place: Place) -> None:
+    """Let DVC in the worktree know what was recorded, and where the bytes may lie."""
+    with open(place.path / LOCK, "w") as file:
+        YAML(typ="safe").dump({"schema": "2.0", "stages": dict(place.stages)}, file)
+    here = Path(".dvc/config.local")
+    if here.exists():
+        shutil.copyfile(here, place.path / here)
+    cache = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True).stdout.strip()
+    place.dvc("config", "--local", "cache.dir", str(Path(cache).resolve()))
+    place.dvc("config", "--local", "cache.type", "copy")  # what is repeated here must not write into the cache
+
+
+def step(place: Place, name: str, path: Path, stage: tuple[str, str] | None = None) -> Link:
+    """An output of the chain: made again if its stage is named, and then as it is kept, which the next starts from."""
+    expected = f"{path}, hash {outputs(place.stages)[str(path)][:12]}"
+    error = place.run(*stage) if stage else None
+    other = stage is not None and error is None and not place.is_recorded(path)
+    kept = place.fetch(path)
+    if other:
+        return Link(name, BROKEN, f"{expected}: made again it has other bytes")
+    if kept not in (None, NOWHERE):
+        return Link(name, BROKEN, f"{expected}: {kept}")
+    if error is not None:
+        return Link(name, UNKNOWN, f"{expected}: could not be made again: {error}")
+    if kept == NOWHERE and stage is None:
+        return Link(name, UNKNOWN, f"{expected}: {kept}")
+    return Link(name, HOLDS, f"{expected}: {'made again, ' if stage else ''}the same bytes")
+
+
+def same_weights(place: Place, model: Path) -> Link:
+    """The registered weights against those of the training; what follows is made from the registered ones."""
+    trained, registered = place.path / model / "model.safetensors", place.folder / "model.safetensors"
+    same = sha256(trained) == sha256(registered)
+    shutil.copyfile(registered, trained)
+    why = "those registered are those trained" if same else "those registered are not those that were trained"
+    return Link("weights", HOLDS if same else BROKEN, why)
+
+
+def figures(place: Place) -> Link:
+    """The evaluation repeated from the registered weights' samples. Its report shows the curves of the training."""
+    report = place.path / layout.report(place.recipe)
+    report.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(place.folder / "curves.csv", report / "curves.csv")
+    error = place.run("evaluate", place.recipe)
+    if error is not None:
+        return Link("figures", UNKNOWN, f"they could not be measured again: {error}")
+    now = (report / "quality.json").read_bytes()
+    before = (place.folder / "quality.json").read_bytes()
+    if now == before:
+        return Link("figures", HOLDS, f"measured again: FID {json.loads(now)['fid_ratio']:.2f} × real against real")
+    then, found = json.loads(before), json.loads(now)
+    name = next((name for name in then if found.get(name) != then[name]), "something")
+    return Link("figures", BROKEN, f"{name} is {found.get(name)}, registered is {then.get(name)}")
+
+
+def recorded(source: Mapping[str, Any], file: str) -> str | None:
+    """DVC's hash of the one output that has this name."""
+    return next((digest for path, digest in outputs(source["stages"]).items() if Path(path).name == file), None)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path) -> str:
+    """DVC's hash of a file or folder, from its bytes."""
+    if path.is_file():
+        with open(path, "rb") as content:
+            return hashlib.file_digest(content, "md5").hexdigest()
+    entries = []
+    for file in path.rglob("*"):
+        relative = file.relative_to(path)
+        if file.is_file() and "__pycache__" not in relative.parts:
+            entries.append((relative.parts, {"md5": digest(file), "relpath": relative.as_posix()}))
+    listing = json.dumps([entry for _, entry in sorted(entries, key=lambda entry: entry[0])], sort_keys=True)
+    return f"{hashlib.md5(listing.encode()).hexdigest()}.dir"  # noqa: S324 (DVC's hash)

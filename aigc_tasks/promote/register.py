@@ -1,0 +1,141 @@
+"""From an evaluated recipe to a version of its product: model, post-processing, figures, grid, card and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from aigc_tasks import graph, layout, tracking
+from aigc_tasks.card import REFERENCE, SETTINGS, read_card
+from aigc_tasks.clean import arrays
+from aigc_tasks.errors import UserError
+from aigc_tasks.promote import modelcard
+from aigc_tasks.promote.registry import Product
+from aigc_tasks.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+LOCK = Path("dvc.lock")
+CARD = "model-card.md"
+PROVENANCE = "provenance.json"
+CODE = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what a commit must hold for a training to be repeated
+SHOWN = ("fid_ratio", "fid", "precision", "recall", "coverage", "class_accuracy", "memorised")  # as tags of a version
+
+
+def registered(product: Product, settings: Recipe, stages: Mapping[str, Any]) -> ModelVersion | None:
+    """The version that is what the recipe has made now, if there is one."""
+    wanted = {tracking.IDENTITY: identity_of(stages), "aigc.recipe": settings.name}
+    return next((version for version in product.versions() if wanted.items() <= version.tags.items()), None)
+
+
+def register(product: Product, settings: Recipe) -> ModelVersion:
+    """The version of what the recipe is now, made unless there is one; raises ``UserError`` if it is not up to date.
+
+    To be called while the product is being changed (``Product.changing``).
+    """
+    client, stages = product.client, recorded(settings)
+    version = registered(product, settings, stages)
+    if version is not None:
+        return version
+    card, identity = read_card(layout.model(settings.name)), identity_of(stages)
+    run_id = tracking.find_run(client, card.fingerprint)
+    if run_id is None:
+        raise UserError(
+            f"MLflow's store has no run of {settings.name} (fingerprint {card.fingerprint[:12]}): it was trained "
+            f"beside another; name that by MLFLOW_TRACKING_URI, or train here: dvc repro --force train@{settings.name}"
+        )
+    source = {**revision(), "run": run_id, "fingerprint": card.fingerprint, "stages": stages}
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch, "product")
+        assemble(whole, settings, source)
+        label = (card.classes or ["-"])[0]
+        model_id = tracking.log_model(client, run_id, whole, label, "product", identity)
+        description = (whole / CARD).read_text()
+        weights = hashlib.sha256((whole / "model.safetensors").read_bytes()).hexdigest()
+    layout.model_card(settings.name).write_text(description)
+    figures = json.loads((layout.report(settings.name) / "quality.json").read_text())
+    tags = {
+        "aigc.recipe": settings.name,
+        tracking.IDENTITY: identity,
+        tracking.FINGERPRINT: card.fingerprint,
+        "aigc.weights": weights,
+        "data.name": settings.dataset.name,
+        "data.digest": arrays.digest(layout.clean(settings.dataset.name)),
+        "git.commit": source["commit"] or "none",
+        "git.dirty": str(bool(source["changed"])).lower(),
+        **{f"dvc.{path}": digest for path, digest in outputs(stages).items() if path.startswith("data/")},
+        **{f"quality.{name}": f"{figures[name]:.4g}" for name in SHOWN if name in figures},
+    }
+    return client.create_model_version(
+        product.name, f"models:/{model_id}", run_id, tags, description=description[:5000], model_id=model_id
+    )
+
+
+def recorded(settings: Recipe) -> dict[str, Any]:
+    """What ``dvc.lock`` says of the recipe's stages; raises ``UserError`` if they are not up to date."""
+    steps = graph.stages(settings.name, settings.dataset.name)
+    targets = [target for some in steps.values() for target in some]
+    stale = graph.stale(targets)
+    if stale:
+        target, why = next(iter(stale.items()))
+        raise UserError(f"{settings.name} is not up to date ({target}: {why}); first: aigc run {settings.name}")
+    stages = YAML(typ="safe").load(LOCK.read_text())["stages"]
+    return {target: stages[target] for target in targets}
+
+
+def outputs(stages: Mapping[str, Any]) -> dict[str, str]:
+    """DVC's hash of every output."""
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def identity_of(stages: Mapping[str, Any]) -> str:
+    """A hash of what was made, whoever made it: a version is the same if data, weights, samples and figures are."""
+    made = {path: digest for path, digest in outputs(stages).items() if not path.endswith(".html")}
+    sampling = {name: stage["params"] for name, stage in stages.items() if name.startswith("postprocess@")}
+    return hashlib.sha256(json.dumps([made, sampling], sort_keys=True).encode()).hexdigest()
+
+
+def revision() -> dict[str, Any]:
+    """The commit, and which of the files that a training needs differ from it; nothing outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=all", "--", *CODE).splitlines()]
+        return {"commit": git("rev-parse", "HEAD").strip(), "changed": changed}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "changed": []}
+
+
+def assemble(whole: Path, settings: Recipe, source: Mapping[str, Any]) -> None:
+    """Everything that a version is, in one folder."""
+    whole.mkdir()
+    report = layout.report(settings.name)
+    for file in ("model.safetensors", "model.json"):
+        shutil.copyfile(layout.model(settings.name) / file, whole / file)
+    for file in ("quality.json", "grid.png", "curves.csv"):
+        shutil.copyfile(report / file, whole / file)
+    (whole / SETTINGS).write_text(settings.postprocess.model_dump_json(indent=2) + "\n")
+    (whole / PROVENANCE).write_text(json.dumps(source, indent=2) + "\n")
+    if settings.postprocess.rejects:
+        keep_reference(whole / REFERENCE, settings)
+    (whole / CARD).write_text(modelcard.written(settings, source))
+
+
+def keep_reference(folder: Path, settings: Recipe) -> None:
+    """What samples are chosen by: the real images that they are compared with, and the judge."""
+    data = arrays.load(layout.clean(settings.dataset.name))
+    shutil.copytree(layout.features(settings.dataset.name), folder / "judge")
+    for split in ("train", "val"):
+        np.save(folder / f"{split}.npy", getattr(data, split).images)

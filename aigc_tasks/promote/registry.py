@@ -1,0 +1,197 @@
+"""A product in MLflow's model registry: its versions, its ledger, and the aliases that follow from the ledger.
+
+MLflow keeps no history of aliases, and moves one at a time. So the ledger decides: every event is one tag of the
+registered model, which is never changed, and written whole or not at all. ``champion``, ``challenger`` and ``previous``
+are what the events add up to; whoever comes next sets the aliases right if somebody was killed in between.
+
+An event names the champion that it was decided against. Of two decisions against the same one the first counts.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock
+
+from aigc_tasks import layout, tracking
+from aigc_tasks.errors import UserError
+from aigc_tasks.knobs import suggestion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+LEDGER = "aigc.ledger."
+ALIASES = ("champion", "challenger", "previous")
+LONGEST = 2000  # characters of a reason; MLflow cuts tags at 5,000
+Kind = Literal["challenge", "promote", "refuse", "rollback"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a version. ``champion`` is the one that it was decided against, None for none."""
+
+    number: int
+    kind: Kind
+    version: int
+    champion: int | None
+    reason: str
+    time: str
+
+    @property
+    def decides(self) -> bool:
+        """Whether it moves the champion."""
+        return self.kind in ("promote", "rollback")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the ledger adds up to.
+
+    ``reigns`` are those that were champion one after the other and were not rolled back; ``previous`` the one that the
+    champion took its place from, ``challenger`` the last that asked to be champion and is not.
+    """
+
+    reigns: tuple[int, ...] = ()
+    challenger: int | None = None
+    previous: int | None = None
+    rolled_back: frozenset[int] = frozenset()
+
+    @property
+    def champion(self) -> int | None:
+        return self.reigns[-1] if self.reigns else None
+
+    @property
+    def refuge(self) -> int | None:
+        """To which a rollback leads: ``previous``, or past it if it was rolled back itself."""
+        return self.reigns[-2] if len(self.reigns) > 1 else None
+
+    def counts(self, event: Event) -> bool:
+        """False for a decision that another one overtook."""
+        return not event.decides or event.champion == self.champion
+
+    def after(self, event: Event) -> Standing:
+        if not self.counts(event):
+            return self
+        if event.kind == "promote":
+            left = None if self.challenger == event.version else self.challenger
+            return replace(self, reigns=(*self.reigns, event.version), challenger=left, previous=self.champion)
+        if event.kind == "rollback":
+            gone = self.rolled_back | {event.version}
+            return replace(self, reigns=self.reigns[:-1], previous=event.version, rolled_back=gone)
+        return replace(self, challenger=event.version)
+
+
+class Product:
+    """One registered model. Every method looks at the store anew."""
+
+    def __init__(self, client: MlflowClient, name: str) -> None:
+        self.client, self.name = client, name
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """One command of this checkout at a time; the registered model is there, its aliases are right again."""
+        from mlflow.exceptions import MlflowException
+
+        layout.LOCAL.mkdir(exist_ok=True)
+        with FileLock(layout.LOCAL / f"product-{self.name}.lock"):
+            try:
+                self.client.get_registered_model(self.name)
+            except MlflowException:
+                self.client.create_registered_model(self.name)
+            self.settle()
+            yield
+
+    def ledger(self) -> list[Event]:
+        """All events, in order; raises ``UserError`` if there is no such product."""
+        tags = self.model().tags
+        return [Event(**json.loads(tags[key])) for key in sorted(key for key in tags if key.startswith(LEDGER))]
+
+    def model(self) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_registered_model(self.name)
+        except MlflowException:
+            known = names(self.client)
+            mend = suggestion(self.name, known) if known else "none is registered yet; first: aigc promote RECIPE"
+            raise UserError(f"there is no product {self.name!r}; {mend}") from None
+
+    def standing(self) -> Standing:
+        standing = Standing()
+        for event in self.ledger():
+            standing = standing.after(event)
+        return standing
+
+    def record(self, kind: Kind, version: int, champion: int | None, reason: str) -> bool:
+        """Add an event, the one step that decides, then set the aliases. False if another decision came first."""
+        number = len(self.ledger()) + 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        event = Event(number, kind, version, champion, reason[:LONGEST], now)
+        key = f"{LEDGER}{number:06d}.{time.time_ns():x}"  # one number may be given twice, from two machines
+        self.client.set_registered_model_tag(self.name, key, json.dumps(asdict(event)))
+        standing = Standing()
+        for other in self.ledger():
+            if other == event:
+                break
+            standing = standing.after(other)
+        self.settle()
+        return standing.counts(event)
+
+    def settle(self) -> None:
+        """Set the aliases to what the ledger says."""
+        standing, now = self.standing(), {name: int(version) for name, version in self.model().aliases.items()}
+        for alias in ALIASES:
+            wanted = getattr(standing, alias)
+            if wanted is None and alias in now:
+                self.client.delete_registered_model_alias(self.name, alias)
+            elif wanted is not None and now.get(alias) != wanted:
+                self.client.set_registered_model_alias(self.name, alias, str(wanted))
+
+    def version(self, which: str) -> ModelVersion:
+        """By number or alias; raises ``UserError``."""
+        from mlflow.exceptions import MlflowException
+
+        model = self.model()
+        try:
+            if which.isdecimal():
+                return self.client.get_model_version(self.name, which)
+            return self.client.get_model_version_by_alias(self.name, which)
+        except MlflowException:
+            number = max((int(one.version) for one in self.versions()), default=0)
+            aliases = ", ".join(sorted(model.aliases)) or "no alias yet"
+            raise UserError(f"{self.name} has no version {which!r}; it has {aliases}, and 1 to {number}") from None
+
+    def versions(self) -> list[ModelVersion]:
+        """All of them, oldest first."""
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(f"name='{self.name}'", page_token=token)
+            found += page
+            if not (token := page.token):
+                return sorted(found, key=lambda version: int(version.version))
+
+
+def names(client: MlflowClient) -> list[str]:
+    """Every product, by name."""
+    return sorted(model.name for model in client.search_registered_models(max_results=1000))
+
+
+def named(address: str) -> tuple[str, str]:
+    """``digits@champion``, ``digits@3`` or ``digits``, which means the champion, as product and version."""
+    product, _, which = address.partition("@")
+    return product, which or "champion"
+
+
+def find(address: str) -> tuple[Product, ModelVersion]:
+    """The version that ``address`` names; raises ``UserError``."""
+    name, which = named(address)
+    product = Product(tracking.open_client(), name)
+    return product, product.version(which)

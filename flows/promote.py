@@ -1,0 +1,68 @@
+"""The flow ``promote(recipe)``: register what the recipe has made, and let the gate of its product decide."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from prefect import State, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed
+
+from aigc_tasks import layout, lifeline, tracking
+from aigc_tasks.errors import UserError
+from aigc_tasks.promote import promoting
+from flows import publishing
+
+
+@flow(name="promote", flow_run_name="{recipe}", validate_parameters=False)
+def promote(recipe: str) -> State:
+    """Ends Completed, named Promoted, Refused or UpToDate; its message says why."""
+    layout.enter_project()
+    state = compete(recipe, return_state=True)
+    if state.is_completed():
+        return state
+    error = state.result(raise_on_failure=False)
+    return Failed(message=str(error) if isinstance(error, Exception) else state.message)
+
+
+@task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
+def compete(recipe: str) -> State:
+    """Ends as the gate decided. It decides in a process of its own, as a stage: torch is slow to import."""
+    outcome = promoting.known(recipe)
+    if outcome is None:
+        decide(recipe)
+        outcome = promoting.known(recipe)
+        assert outcome is not None
+        publish(recipe, outcome)
+        name = "Promoted" if outcome.promoted else "Refused"
+        return Completed(name=name, message=promoting.verdict(outcome))
+    return Completed(name="UpToDate", message=promoting.verdict(outcome))
+
+
+def decide(recipe: str) -> None:
+    """``python -m aigc_tasks.promote RECIPE``, its lines in the log; ended if the flow is. Raises ``UserError``."""
+    child = lifeline.spawn("aigc_tasks.promote", recipe, env=os.environ, output=lifeline.PIPE)
+    assert child.stdout is not None
+    error = ""
+    try:
+        for line in child.stdout:
+            if line.startswith("error: "):
+                error = line.removeprefix("error: ").strip()
+            get_run_logger().info("%s", line.rstrip())
+        code = child.wait()
+    except BaseException:
+        lifeline.stop(child)
+        raise
+    if code:
+        raise UserError(error or f"promoting {recipe} ended with code {code}; its log says why")
+
+
+def publish(recipe: str, outcome: promoting.Outcome) -> None:
+    version = outcome.version
+    with tempfile.TemporaryDirectory() as scratch:
+        client = tracking.open_client()
+        picture = client.download_artifacts(str(version.run_id), f"gate/version-{version.version}.png", scratch)
+        table = outcome.decision.table()
+        publishing.decision(recipe, outcome.product, promoting.verdict(outcome), table, Path(picture))

@@ -1,0 +1,178 @@
+"""Images from a product: by the command, by a function, by MLflow's own server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Project
+from market import PRODUCT
+from PIL import Image
+
+from aigc_tasks import lifeline, product, servers
+from aigc_tasks.errors import UserError
+from aigc_tasks.generate import generate, write
+from aigc_tasks.product import BATCH
+
+pytestmark = pytest.mark.slow
+
+
+def bytes_in(folder: Path) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes_and_the_asked_class(settled_market: Project, tmp_path: Path) -> None:
+    asked = ("--count", "30", "--label", "3", "--seed", "7")
+    for name in ("a", "b"):
+        said = settled_market.check("aigc", "generate", PRODUCT, *asked, "--out", str(tmp_path / name))
+    assert f"30 images by {PRODUCT} version 2 (fair) in {tmp_path / 'b'}" in said
+    assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
+    pictures = sorted((tmp_path / "a").glob("*_3.png"))
+    assert len(pictures) == 30
+    assert Image.open(pictures[0]).size == (8, 8)
+    note = json.loads((tmp_path / "a/generated.json").read_text())
+    assert (note["product"], note["version"], note["count"], note["label"], note["seed"]) == (PRODUCT, 2, 30, "3", 7)
+
+
+def test_the_function_the_command_and_the_served_model_agree(
+    settled_market: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled_market.check("aigc", "generate", PRODUCT, "--count", "12", "--format", "npy", "--out", str(tmp_path / "o"))
+    monkeypatch.chdir(settled_market.path)
+    images, labels = generate(PRODUCT, 12)
+    np.testing.assert_array_equal(images, np.load(tmp_path / "o/images.npy"))
+    np.testing.assert_array_equal(labels, np.load(tmp_path / "o/labels.npy"))
+    port = servers.free_port(0)
+    serve = ("models", "serve", "-m", f"models:/{PRODUCT}@champion", "-p", str(port), "--env-manager", "local")
+    env = {**settled_market.env, "MLFLOW_TRACKING_URI": f"sqlite:///{settled_market.path}/mlruns/mlflow.db"}
+    child = lifeline.spawn("mlflow", *serve, env=env, output=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not servers.answers(f"http://127.0.0.1:{port}/health"):
+            assert child.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        body = json.dumps({"dataframe_records": [{"count": 12, "seed": 0}]}).encode()
+        address = f"http://127.0.0.1:{port}/invocations"
+        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            served = np.array(json.load(answer)["predictions"])
+    finally:
+        lifeline.stop(child)
+    np.testing.assert_array_equal(served, images)
+
+
+@pytest.mark.parametrize("address", [f"{PRODUCT}@previous", f"{PRODUCT}@1", f"{PRODUCT}@challenger"])
+def test_any_version_and_alias(address: str, settled_market: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settled_market.path)
+    images, _ = generate(address, 5)
+    assert images.shape == (5, 1, 8, 8)
+    assert not np.array_equal(images, generate(PRODUCT, 5)[0])
+
+
+def test_a_generation_that_was_killed_goes_on_to_the_same_bytes(
+    settled_market: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("aigc", "generate", PRODUCT, "--count", "5000", "--seed", "1", "--out")
+    child = settled_market.start(*command, str(tmp_path / "killed"), start_new_session=True)
+    note = tmp_path / "killed/generated.json"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (note.exists() and json.loads(note.read_text())["batches"] >= 3):
+        time.sleep(0.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert json.loads(note.read_text())["batches"] < -(-5000 // BATCH), "killed too late to tell anything"
+    settled_market.check(*command, str(tmp_path / "killed"))
+    settled_market.check(*command, str(tmp_path / "whole"))
+    assert bytes_in(tmp_path / "killed") == bytes_in(tmp_path / "whole")
+    assert "all there before" in settled_market.check(*command, str(tmp_path / "whole"))
+
+
+def test_batches_do_not_depend_on_how_many_there_are(settled_market: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(settled_market.path)
+    many, _ = generate(PRODUCT, 2 * BATCH + 10, seed=3)
+    few, _ = generate(PRODUCT, BATCH, seed=3)
+    np.testing.assert_array_equal(many[:BATCH], few)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--label", "eleven"], "label: there is no 'eleven'; known are: 0, 1, 2"),
+        (["--option", "temperature"], "--option temperature: expected KNOB=VALUE"),
+        (["--option", "temperatur=1"], "options.temperatur: unknown key; did you mean 'temperature'?"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments: list[str], words: str, settled_market: Project, tmp_path: Path) -> None:
+    done = settled_market.run("aigc", "generate", PRODUCT, "--out", str(tmp_path / "o"), *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("o/*.png"))
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    settled_market: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(settled_market.path)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already and holds something else"):
+        write(PRODUCT, 3, None, 0, tmp_path, "png")
+    write(PRODUCT, 3, None, 0, tmp_path / "o", "webp")
+    with pytest.raises(UserError, match=r"holds images of another seed \(0\)"):
+        write(PRODUCT, 3, None, 1, tmp_path / "o", "webp")
+
+
+def test_the_recipes_post_processing_comes_along(market: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also `reject`, which compares with real images: they and the judge are part of the version."""
+    steps = [{"do": "reject", "by": "quality", "share": 0.2}, {"do": "upscale", "factor": 2, "filter": "nearest"}]
+    market.edit(lambda p: p["recipes"]["fair"]["postprocess"].update(steps=steps))
+    market.check("dvc", "repro", "evaluate@fair")
+    assert "is the champion" in market.check("aigc", "promote", "fair")
+    monkeypatch.chdir(market.path)
+    images, labels = generate(PRODUCT, 20, "4")
+    assert images.shape == (20, 1, 16, 16)
+    assert set(labels) == {4}
+
+
+def test_what_a_model_makes_needs_neither_checkout_nor_store(settled_market: Project, tmp_path: Path) -> None:
+    """And no package beside those that the served model asks for."""
+    (folder,) = (
+        path.parent
+        for path in (settled_market.path / "mlruns/artifacts").rglob("product/model.json")
+        if json.loads(path.read_text())["recipe"] == "fair"
+    )
+    code = folder.parents[1] / "code"
+    program = f"""
+import sys
+for name in ("dvc", "prefect", "ruamel", "optuna", "matplotlib", "sklearn", "torchvision", "scipy", "torchmetrics"):
+    sys.modules[name] = None
+sys.path.insert(0, {str(code)!r})
+from pathlib import Path
+from aigc_tasks import product
+assert product.__file__.startswith({str(code)!r})
+print(product.Maker(Path({str(folder)!r})).images(4)[0].shape)
+"""
+    done = subprocess.run(
+        ["python", "-c", program], cwd=tmp_path, env=settled_market.env, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1:] == ["(4, 1, 8, 8)"], done.stderr
+
+
+def test_a_label_where_there_are_no_classes() -> None:
+    maker = object.__new__(product.Maker)
+    maker.card = type("Card", (), {"classes": []})()
+    with pytest.raises(UserError, match="this model knows no classes; omit it"):
+        maker.number("cat")

@@ -1,0 +1,177 @@
+"""The ledger of a product, and the criteria of its gate, by known values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from scipy import stats
+
+from aigc_tasks import tracking
+from aigc_tasks.errors import UserError
+from aigc_tasks.evaluate import confidence
+from aigc_tasks.promote import Gate, gate, registry
+from aigc_tasks.promote.decision import Criterion, Decision
+from aigc_tasks.promote.gate import Measured
+from aigc_tasks.promote.registry import Event, Product, Standing
+
+KINDS = ["challenge", "promote", "refuse", "rollback"]
+
+
+def event(kind: str, version: int, champion: int | None) -> Event:
+    return Event(1, kind, version, champion, "", "2026-01-01T00:00:00+00:00")  # type: ignore[arg-type]
+
+
+def told(*events: Event) -> Standing:
+    standing = Standing()
+    for one in events:
+        standing = standing.after(one)
+    return standing
+
+
+def test_a_history_adds_up() -> None:
+    first = [event("challenge", 1, None), event("promote", 1, None), event("challenge", 2, 1), event("promote", 2, 1)]
+    standing = told(*first)
+    assert (standing.champion, standing.previous, standing.challenger) == (2, 1, None)
+    standing = told(*first, event("challenge", 3, 2), event("refuse", 3, 2))
+    assert (standing.champion, standing.previous, standing.challenger) == (2, 1, 3)
+    standing = told(*first, event("rollback", 2, 2))
+    assert (standing.champion, standing.previous, standing.refuge) == (1, 2, None)
+    standing = told(*first, event("promote", 3, 2), event("rollback", 3, 3), event("rollback", 2, 2))
+    assert (standing.champion, standing.previous, standing.rolled_back) == (1, 2, {2, 3})
+
+
+def test_of_two_decisions_against_the_same_champion_the_first_counts() -> None:
+    standing = told(event("promote", 1, None), event("promote", 2, 1), event("promote", 3, 1))
+    assert (standing.champion, standing.previous) == (2, 1)
+    assert told(event("promote", 1, None), event("rollback", 1, 2)).champion == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 4), st.none() | st.integers(1, 4)), max_size=30))
+def test_whatever_is_in_the_ledger_there_is_at_most_one_champion(history: list[tuple[str, int, int | None]]) -> None:
+    standing = told(*(event(*one) for one in history))
+    assert standing.champion is None or standing.champion in standing.reigns
+    promoted = {version for kind, version, _ in history if kind == "promote"}
+    assert set(standing.reigns) <= promoted
+    assert standing.refuge is None or standing.refuge in standing.reigns[:-1]
+
+
+@pytest.fixture
+def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Product:
+    """With four versions."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    client = tracking.open_client()
+    made = Product(client, "numbers")
+    with made.changing():
+        for _ in range(4):
+            client.create_model_version("numbers", f"models:/{client.create_logged_model('0').model_id}")
+    return made
+
+
+def aliases(product: Product) -> dict[str, int]:
+    return {alias: int(version) for alias, version in product.model().aliases.items()}
+
+
+def test_aliases_follow_the_ledger(product: Product) -> None:
+    assert product.record("challenge", 1, None, "")
+    assert aliases(product) == {"challenger": 1}
+    assert product.record("promote", 1, None, "")
+    assert product.record("promote", 2, 1, "")
+    assert aliases(product) == {"champion": 2, "previous": 1}
+    product.client.set_registered_model_alias("numbers", "champion", "4")
+    product.client.delete_registered_model_alias("numbers", "previous")
+    with product.changing():
+        assert aliases(product) == {"champion": 2, "previous": 1}
+
+
+def test_a_decision_that_was_overtaken_says_so_and_moves_nothing(product: Product) -> None:
+    """As from another machine: nothing but the store is shared."""
+    other = Product(MlflowClient(tracking.tracking_uri()), "numbers")
+    assert product.record("promote", 1, None, "")
+    assert other.record("promote", 2, 1, "better")
+    assert not product.record("promote", 3, 1, "better, too")
+    assert aliases(product) == {"champion": 2, "previous": 1}
+    assert [one.version for one in product.ledger()] == [1, 2, 3], "it stays in the history"
+
+
+def test_versions_are_found_by_alias_and_number(product: Product) -> None:
+    product.record("promote", 3, None, "")
+    assert product.version("champion").version == product.version("3").version
+    assert registry.named("numbers") == ("numbers", "champion")
+    assert registry.named("numbers@2") == ("numbers", "2")
+    with pytest.raises(UserError, match=r"numbers has no version 'best'; it has champion, and 1 to 4"):
+        product.version("best")
+    with pytest.raises(UserError, match=r"there is no product 'number'; did you mean 'numbers'\?"):
+        Product(product.client, "number").version("1")
+
+
+def test_a_difference_beyond_chance_is_welchs() -> None:
+    first, second = [0.20, 0.21, 0.19, 0.20, 0.205], [0.24, 0.23, 0.25, 0.245, 0.235]
+    difference, low, high = confidence.of_difference(first, second)
+    assert difference == pytest.approx(np.mean(first) - np.mean(second))
+    errors = [np.var(some, ddof=1) / len(some) for some in (first, second)]
+    freedom = sum(errors) ** 2 / sum(error**2 / (len(first) - 1) for error in errors)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(sum(errors))
+    assert (low, high) == pytest.approx((difference - half, difference + half))
+
+
+def measured(*fids: float, classes: tuple[int, ...] = (0, 1, 2)) -> Measured:
+    return Measured("key", list(fids), list(classes))
+
+
+def test_better_means_beyond_chance() -> None:
+    champion = measured(0.24, 0.23, 0.25)
+    assert gate.better(measured(0.20, 0.21, 0.19), champion).holds
+    close = gate.better(measured(0.20, 0.25, 0.26), champion)
+    assert not close.holds
+    assert "not better than the champion beyond chance" in close.reason
+    assert "worse than the champion" in gate.better(measured(0.5, 0.51, 0.52), champion).reason
+    assert gate.better(measured(9, 10, 11), None).holds
+
+
+def test_a_lost_class_is_named() -> None:
+    names = ["cat", "dog", "owl"]
+    assert gate.classes(measured(1, 1), [0, 1, 2], names).holds
+    lost = gate.classes(measured(1, 1, classes=(0,)), [0, 1, 2], names)
+    assert not lost.holds
+    assert lost.reason == "it has lost the classes dog, owl"
+    many = [str(number) for number in range(1000)]
+    assert gate.classes(measured(1, 1, classes=(0,)), list(range(1000)), many).reason.endswith("and 989 more")
+
+
+@pytest.mark.parametrize(("share", "holds"), [(0.0, True), (0.012, True), (0.4, False)])
+def test_copies_are_told_from_chance(share: float, holds: bool) -> None:
+    low, _ = confidence.wilson(share, 1000)
+    figures = {"memorised_relative": share, "memorised_relative_low": low, "memorised_relative_floor": 0.01}
+    criterion = gate.memorised({**figures, "val_images": 500})
+    assert criterion.holds is holds
+    assert holds or "40.0% of its samples are nearly training images" in criterion.reason
+
+
+def test_bounds_are_on_both_sides_and_of_known_figures() -> None:
+    figures = {"fid_ratio": 1.2, "recall": 0.7}
+    bounds = Gate(at_most={"fid_ratio": 1.0}, at_least={"recall": 0.6})
+    too_much, enough = gate.bounds(bounds, figures, "numbers")
+    assert not too_much.holds
+    assert too_much.reason == "fid_ratio is 1.2 and must be at most 1"
+    assert enough.holds
+    with pytest.raises(UserError, match=r"products.numbers.gate.at_least.recal: was not measured; there are fid_ratio"):
+        gate.bounds(Gate(at_least={"recal": 0.6}), figures, "numbers")
+
+
+def test_a_decision_comes_back_from_its_json() -> None:
+    criteria = [
+        Criterion("served", "the same", "the same", True),
+        Criterion("fid", "at most 1", "2", False, "too much"),
+    ]
+    decision = Decision(3, 2, criteria)
+    assert Decision.recalled(json.dumps(decision.content())) == decision
+    assert not decision.passed
+    assert decision.reason == "too much"
+    assert "| fid | at most 1 | 2 | **no** |" in decision.table()

@@ -90,7 +90,9 @@ def undecided(settings: Any) -> bool:
     """Whether the gate of the recipe's product has yet to say what it thinks of the recipe as it is."""
     from aigc_tasks.promote import promoting
 
-    return settings.product is not None and promoting.known(settings.name) is None
+    if settings.product is None or promoting.known(settings.name) is not None:
+        return False
+    return promoting.untracked(settings.name) is None
 
 
 def run_flow(name: str, recipe: str) -> str:

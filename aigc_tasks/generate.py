@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from aigc_tasks import layout
 from aigc_tasks.errors import UserError
@@ -52,7 +53,7 @@ def write(
     maker = Maker(served.folder(version), options)
     maker.number(label)
     asked = {
-        "product": product.name, "version": int(version.version), "weights": version.tags["aigc.weights"],
+        "product": product.name, "version": int(version.version), "files": version.tags["aigc.files"],
         "count": count, "label": label, "seed": seed, "format": form, "options": options or {},
     }  # fmt: skip
     done = begun(out, asked)
@@ -60,11 +61,11 @@ def write(
     with progress(f"generate {product.name}", count, done * BATCH) as update:
         for batch in maker.batches(count, label, seed, done):
             keep(out, batch, form, maker.card.classes, count)
+            if batch.number == 0:
+                image.grid(batch.images[: COLUMNS**2], COLUMNS).save(out / "grid.png")
             layout.replace(out / NOTE, json.dumps({**asked, "batches": batch.number + 1}, indent=2) + "\n")
             made += len(batch.images)
             update(min(count, batch.number * BATCH + len(batch.images)), "")
-            if batch.number == 0:
-                image.grid(batch.images[: COLUMNS**2], COLUMNS).save(out / "grid.png")
     rate = f", {made / max(time.monotonic() - began, 1e-9):.0f}/s" if made else ", all there before"
     recipe = version.tags["aigc.recipe"]
     return f"{count} images by {product.name} version {version.version} ({recipe}) in {out}{rate}"
@@ -77,7 +78,10 @@ def options(given: list[str]) -> dict[str, Any]:
         name, equals, value = one.partition("=")
         if not equals:
             raise UserError(f"--option {one}: expected KNOB=VALUE, for example evaluations=9")
-        found[name] = YAML(typ="safe").load(value)
+        try:
+            found[name] = YAML(typ="safe", pure=True).load(value)
+        except YAMLError:
+            raise UserError(f"--option {one}: {value!r} is no value") from None
     return found
 
 

@@ -210,6 +210,20 @@ def recorded_hashes(targets: list[str]) -> dict[str, str]:
     return {str(output): output.hash_info.value for output in outputs if output.hash_info}
 
 
+def digest(path: Path) -> str:
+    """DVC's hash of a file or folder, from its bytes."""
+    if path.is_file():
+        with open(path, "rb") as content:
+            return hashlib.file_digest(content, "md5").hexdigest()
+    entries = []
+    for file in path.rglob("*"):
+        relative = file.relative_to(path)
+        if file.is_file() and "__pycache__" not in relative.parts:
+            entries.append((relative.parts, {"md5": digest(file), "relpath": relative.as_posix()}))
+    listing = json.dumps([entry for _, entry in sorted(entries, key=lambda entry: entry[0])], sort_keys=True)
+    return f"{hashlib.md5(listing.encode()).hexdigest()}.dir"  # noqa: S324 (DVC's hash)
+
+
 class StageFailed(Exception):
     """A stage ended with an error. ``mendable`` if its own message says what the user must change first."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ class Maker:
         each = np.bincount(proportional(self.card.counts, size), minlength=len(self.card.counts))
         return made(self.sampler, self.knobs, each, self.knobs.seed + drawing, self.reference)
 
+    @cache  # noqa: B019 (as long as the maker: a million images are chosen by the same)
     def reference(self) -> Reference:
         """What a product brings along whose recipe chooses among its samples."""
         folder = self.folder / REFERENCE
         train, val = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "val"))
-        return Reference(train, val, folder / "judge")
+        return Reference(train, val, folder / "judge", self.sampler.device)

@@ -31,10 +31,12 @@ class ServedModel(PythonModel):
         asks for what there is not.
         """
         images = []
-        for row in model_input.to_dict("records"):
+        for row in model_input.to_dict("records") or [{}] * len(model_input):
             given = {key: value for key, value in row.items() if not pd.isna(value)}
             try:
                 options = json.loads(given.get("options", "{}"))
+                if not isinstance(options, dict):
+                    raise UserError(f"options: expected knobs and values as JSON, got {given['options']}")
                 maker = Maker(self.folder, options) if options else self.maker
                 label = str(given["label"]) if "label" in given and self.maker.card.classes else None
                 count = int(given.get("count", 1))
@@ -43,6 +45,8 @@ class ServedModel(PythonModel):
                 images.append(maker.images(count, label, int(given.get("seed", 0)))[0])
             except (UserError, ValueError) as error:
                 raise ValueError(f"{error}") from None
+        if not images:
+            raise ValueError('no rows: give at least one, for example {"count": 1}')
         return np.concatenate(images)
 
 

@@ -33,6 +33,8 @@ def explain(error: BaseException | None) -> str | None:
             where = f"{error.filename}: " if error.filename else ""
             mend = MENDS.get(error.errno)
             return f"{where}{error.strerror}" + (f"; {mend}" if mend else "")
+        if type(error).__name__ == "MlflowException":  # by name: to import it takes a second
+            return f"MLflow: {str(error).splitlines()[0]}"
         if isinstance(error, sqlite3.OperationalError):
             return f"a database in .dvc/tmp or mlruns: {error}; {MENDS[errno.ENOSPC]}"
         error = error.__cause__

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STORE = Path("mlruns")
+SQLITE = "sqlite:///"
 LOCK = layout.LOCAL / "mlflow.lock"
 NAMED = "MLFLOW_TRACKING_URI"  # the user's server, if one is named
 FINGERPRINT = "aigc.fingerprint"
@@ -48,8 +49,9 @@ PATHS = {  # every column of MLflow's database that holds an absolute path of th
 
 
 def tracking_uri() -> str:
-    """The user's server if one is named, else the database of this checkout."""
-    return os.environ.get(NAMED) or f"sqlite:///{(STORE / 'mlflow.db').resolve()}"
+    """The user's server if one is named, else the database of this checkout; a file's address is absolute."""
+    uri = os.environ.get(NAMED) or f"{SQLITE}{STORE / 'mlflow.db'}"
+    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
 
 
 def open_client() -> MlflowClient:
@@ -65,9 +67,9 @@ def open_client() -> MlflowClient:
     mlflow.set_tracking_uri(uri)  # the registry looks up models through it, whatever the client was given
     if not named:
         os.environ.pop(NAMED, None)  # MLflow wrote it there for children, which are to find the store by themselves
-    if uri.startswith("sqlite:///"):
+    if uri.startswith(SQLITE):
         with FileLock(LOCK):
-            anchor(Path(uri.removeprefix("sqlite:///")).parent)
+            anchor(Path(uri.removeprefix(SQLITE)).parent)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)  # creates the tables at the first use, once
         return client
@@ -170,7 +172,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, label: str, name:
     ready = [model.model_id for model in found if model.status.value == "READY"]  # others were being written
     if ready:
         return ready[0]
-    columns = [("string", "label"), ("long", "count"), ("long", "seed"), ("string", "options")]
+    columns = [("string", "label"), ("double", "count"), ("double", "seed"), ("string", "options")]  # NaN: not said
     model = client.create_logged_model(experiment, name, run_id, {IDENTITY: identity}, run.data.params)
     Model.log(  # as mlflow.pyfunc.log_model does, but for a run that need not be the active one
         artifact_path=None,

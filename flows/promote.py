@@ -32,9 +32,14 @@ def compete(recipe: str) -> State:
     """Ends as the gate decided. It decides in a process of its own, as a stage: torch is slow to import."""
     outcome = promoting.known(recipe)
     if outcome is None:
+        if (why := promoting.untracked(recipe)) is not None:  # as in a clone after `dvc pull`
+            return Completed(name="Skipped", message=f"not promoted: {why}")
         decide(recipe)
         outcome = promoting.known(recipe)
-        assert outcome is not None
+        if outcome is None:
+            return Completed(
+                message=f"{recipe} was decided about, and its product has changed since; see aigc products"
+            )
         publish(recipe, outcome)
         name = "Promoted" if outcome.promoted else "Refused"
         return Completed(name=name, message=promoting.verdict(outcome))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ from aigc_tasks import lifeline, product, servers
 from aigc_tasks.errors import UserError
 from aigc_tasks.generate import generate, write
 from aigc_tasks.product import BATCH
+from aigc_tasks.promote import registry, served
 
 pytestmark = pytest.mark.slow
 
@@ -68,10 +70,10 @@ def test_the_function_the_command_and_the_served_model_agree(
         address = f"http://127.0.0.1:{port}/invocations"
         request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
-            served = np.array(json.load(answer)["predictions"])
+            found = np.array(json.load(answer)["predictions"])
     finally:
         lifeline.stop(child)
-    np.testing.assert_array_equal(served, images)
+    np.testing.assert_array_equal(found, images)
 
 
 @pytest.mark.parametrize("address", [f"{PRODUCT}@previous", f"{PRODUCT}@1", f"{PRODUCT}@challenger"])
@@ -112,6 +114,7 @@ def test_batches_do_not_depend_on_how_many_there_are(settled_market: Project, mo
     [
         (["--label", "eleven"], "label: there is no 'eleven'; known are: 0, 1, 2"),
         (["--option", "temperature"], "--option temperature: expected KNOB=VALUE"),
+        (["--option", "temperature=["], "--option temperature=[: '[' is no value"),
         (["--option", "temperatur=1"], "options.temperatur: unknown key; did you mean 'temperature'?"),
     ],
 )
@@ -147,27 +150,39 @@ def test_the_recipes_post_processing_comes_along(market: Project, monkeypatch: p
     assert set(labels) == {4}
 
 
-def test_what_a_model_makes_needs_neither_checkout_nor_store(settled_market: Project, tmp_path: Path) -> None:
-    """And no package beside those that the served model asks for."""
-    (folder,) = (
-        path.parent
-        for path in (settled_market.path / "mlruns/artifacts").rglob("product/model.json")
-        if json.loads(path.read_text())["recipe"] == "fair"
-    )
-    code = folder.parents[1] / "code"
+NEEDED_BY_A_STAGE = (
+    "dvc", "prefect", "ruamel", "optuna", "matplotlib", "sklearn", "torchvision", "scipy", "torchmetrics", "jinja2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rejecting", [False, True])
+def test_what_a_model_makes_needs_neither_checkout_nor_store(
+    rejecting: bool, settled_market: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no package beside those that the served model asks for, also where samples are chosen by a judge."""
+    monkeypatch.chdir(settled_market.path)
+    root = served.root(registry.find(PRODUCT)[1])
+    folder = tmp_path / "product"
+    shutil.copytree(root / "artifacts/product", folder)
+    if rejecting:
+        steps = [{"do": "reject", "by": "quality", "share": 0.3}, {"do": "reject", "by": "copies", "share": 0.1}]
+        (folder / "postprocess.json").write_text(json.dumps({"steps": steps}))
+        shutil.copytree("data/features/digits", folder / "reference/judge")
+        for split in ("train", "val"):
+            shutil.copy(f"data/clean/digits/{split}.npy", folder / "reference")
+    code = str(root / "code")
     program = f"""
 import sys
-for name in ("dvc", "prefect", "ruamel", "optuna", "matplotlib", "sklearn", "torchvision", "scipy", "torchmetrics"):
+for name in {NEEDED_BY_A_STAGE}:
     sys.modules[name] = None
-sys.path.insert(0, {str(code)!r})
+sys.path.insert(0, {code!r})
 from pathlib import Path
 from aigc_tasks import product
-assert product.__file__.startswith({str(code)!r})
+assert product.__file__.startswith({code!r})
 print(product.Maker(Path({str(folder)!r})).images(4)[0].shape)
 """
-    done = subprocess.run(
-        ["python", "-c", program], cwd=tmp_path, env=settled_market.env, capture_output=True, text=True
-    )
+    command, env = ["python", "-c", program], settled_market.env
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["(4, 1, 8, 8)"], done.stderr
 
 

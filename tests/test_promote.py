@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Project
 from market import PRODUCT, aliases, events
 
-from aigc_tasks import tracking
+from aigc_tasks import servers, tracking
 from aigc_tasks.promote import promoting, served
 
 pytestmark = pytest.mark.slow
@@ -230,3 +232,33 @@ def test_what_is_served_is_what_was_measured(live: Project, monkeypatch: pytest.
     assert not served.ask(version, 16, 30).same
     code.write_text("raise RuntimeError('worn out')")
     assert "Error: worn out." in served.ask(version, 16, 30).trouble
+
+
+def test_on_a_server_that_keeps_the_artifacts(market: Project, tmp_path: Path) -> None:
+    """Nothing is shared with it but its address: files come and go through it."""
+    port = servers.free_port(0)
+    places = ("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept")
+    command = ("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places)
+    with servers.serving("mlflow", *command, url=f"http://127.0.0.1:{port}/health", env=market.env):
+        market.env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+        market.edit(lambda p: p["recipes"]["poor"]["train"].update(seed=1))
+        market.check("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qam", "seed")
+        market.check("dvc", "repro", "evaluate@poor")
+        assert f"{PRODUCT} version 1 (poor) is the champion" in market.check("aigc", "promote", "poor")
+        market.check("aigc", "generate", PRODUCT, "--count", "3", "--out", "made")
+        assert len(list((market.path / "made").glob("0*.png"))) == 3
+        assert "the chain holds" in market.check("aigc", "verify", PRODUCT)
+    market.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"  # by default MLflow is patient with a server that is gone
+    done = market.run("aigc", "products")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: MLflow: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkout_without_the_run_is_up_to_date_and_promotes_nothing(market: Project) -> None:
+    """As a clone is after `dvc pull`."""
+    shutil.rmtree(market.path / "mlruns")
+    assert "poor is up to date: nothing to run" in market.check("aigc", "run", "poor")
+    done = market.run("aigc", "promote", "poor")
+    assert done.returncode == 1
+    assert "MLflow's store has no run of poor" in done.stderr

@@ -70,7 +70,8 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Product:
     made = Product(client, "numbers")
     with made.changing():
         for _ in range(4):
-            client.create_model_version("numbers", f"models:/{client.create_logged_model('0').model_id}")
+            source = f"models:/{client.create_logged_model('0').model_id}"
+            client.create_model_version("numbers", source, tags={tracking.IDENTITY: "one of ours"})
     return made
 
 
@@ -98,6 +99,34 @@ def test_a_decision_that_was_overtaken_says_so_and_moves_nothing(product: Produc
     assert not product.record("promote", 3, 1, "better, too")
     assert aliases(product) == {"champion": 2, "previous": 1}
     assert [one.version for one in product.ledger()] == [1, 2, 3], "it stays in the history"
+
+
+def test_a_version_that_somebody_deletes_leaves_the_others_in_order(product: Product) -> None:
+    for version, champion in ((1, None), (2, 1), (3, 2)):
+        assert product.record("promote", version, champion, "")
+    product.record("refuse", 4, 3, "")
+    for gone in ("4", "3"):
+        product.client.delete_model_version("numbers", gone)
+    with product.changing():
+        assert aliases(product) == {"champion": 2, "previous": 1}
+    assert [(one.kind, one.version) for one in product.ledger()][-2:] == [("delete", 3), ("delete", 4)]
+    assert product.record("promote", 1, 2, "again")
+
+
+def test_what_others_have_registered_is_left_alone(product: Product) -> None:
+    client = product.client
+    client.create_registered_model("theirs")
+    client.create_model_version("theirs", f"models:/{client.create_logged_model('0').model_id}")
+    client.set_registered_model_alias("theirs", "champion", "1")
+    assert registry.names(client) == []
+    with (
+        pytest.raises(UserError, match="'theirs' has versions that `aigc promote` did not make"),
+        Product(client, "theirs").changing(),
+    ):
+        pass
+    with pytest.raises(UserError, match="theirs version 1 was not made by `aigc promote`"):
+        registry.find("theirs")
+    assert client.get_registered_model("theirs").aliases == {"champion": 1}
 
 
 def test_versions_are_found_by_alias_and_number(product: Product) -> None:

@@ -51,13 +51,11 @@ def test_without_retraining_it_says_so(live: Project) -> None:
     assert "alias" not in links(said)
 
 
-def product_folder(project: Project, recipe: str = "fair") -> Path:
-    (found,) = (
-        path.parent
-        for path in (project.path / "mlruns/artifacts").rglob("product/model.json")
-        if json.loads(path.read_text())["recipe"] == recipe
-    )
-    return found
+def product_folder(project: Project) -> Path:
+    """The product of version 2, in the store."""
+    version = project.mlflow().get_model_version(PRODUCT, "2")
+    (found,) = (project.path / "mlruns/artifacts").rglob(f"{version.source.removeprefix('models:/')}/artifacts")
+    return found / "artifacts/product"
 
 
 def rewrite(path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -93,6 +91,18 @@ def card(project: Project) -> None:
     rewrite(product_folder(project) / "model-card.md", lambda old: old.replace(b"Licence: CC BY", b"Licence: none, CC"))
 
 
+def settings(project: Project) -> None:
+    rewrite(product_folder(project) / "postprocess.json", lambda old: old.replace(b'"seed": 0', b'"seed": 1'))
+
+
+def classes(project: Project) -> None:
+    rewrite(product_folder(project) / "model.json", lambda old: old.replace(b'"3"', b'"x"'))
+
+
+def served_code(project: Project) -> None:
+    rewrite(product_folder(project).parents[1] / "served_model.py", lambda old: old + b"\nprint('owned')\n")
+
+
 def provenance(project: Project) -> None:
     clean = project.hashes()["data/clean/digits"].encode()
     rewrite(product_folder(project) / "provenance.json", lambda old: old.replace(clean, b"0" * 32 + b".dir"))
@@ -105,6 +115,12 @@ def commit(project: Project) -> None:
     new = project.check("git", "rev-parse", "HEAD").strip().encode()
     old = project.check("git", "rev-parse", "HEAD~1").strip().encode()
     rewrite(product_folder(project) / "provenance.json", lambda content: content.replace(old, new))
+
+
+def no_commit(project: Project) -> None:
+    """As if nobody could know from which code it was made."""
+    head = project.check("git", "rev-parse", "HEAD").strip().encode()
+    rewrite(product_folder(project) / "provenance.json", lambda old: old.replace(b'"' + head + b'"', b"null"))
 
 
 def tag(project: Project) -> None:
@@ -148,6 +164,7 @@ def samples(project: Project) -> None:
     ("tamper", "link"),
     [
         (weights, "version"), (figures, "version"), (card, "version"), (provenance, "version"), (tag, "version"),
+        (settings, "version"), (classes, "version"), (served_code, "version"), (no_commit, "version"),
         (run, "run"), (alias, "alias"), (commit, "code"), (raw_data, "data"), (clean_data, "cleaning"),
         (judge, "judge"), (trained, "training"), (samples, "samples"),
     ],
@@ -170,7 +187,7 @@ def test_a_broken_chain_ends_with_1(live: Project) -> None:
     done = live.run("aigc", "verify", f"{PRODUCT}@2")
     assert done.returncode == 1
     assert links(done.stdout)["version"] == "does not hold"
-    assert "not what was registered: the tag quality.fid_ratio" in done.stdout
+    assert "not what was registered: quality.fid_ratio" in done.stdout
     assert "THE CHAIN DOES NOT HOLD" in done.stdout
 
 

@@ -21,7 +21,6 @@ from aigc_tasks import compute, layout
 from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
 from aigc_tasks.features import Knobs, learning, trunks
-from aigc_tasks.recipe import dataset
 
 CHUNK = 500  # images looked at together
 
@@ -58,6 +57,8 @@ class Judge(nn.Module):
 
 def features(name: str) -> None:
     """The stage: ``data/clean/NAME`` to ``data/features/NAME``."""
+    from aigc_tasks.recipe import dataset  # which a product that brings a judge along has no use for
+
     knobs = dataset(name).features
     device = compute.prepare(knobs)
     data = arrays.load(layout.clean(name))

@@ -1,8 +1,9 @@
 """A U-Net that removes noise (Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239).
 
 Residual blocks are told the noise level and the label by scaling and shifting normalised features (FiLM, Perez et al.
-2017, arXiv:1709.07871); feature maps of at most ``ATTENTION`` pixels a side attend to themselves. Blocks and the last
-layer end in zeros, so that the network starts by predicting nothing. Halving follows the image as in ``resnet``.
+2017, arXiv:1709.07871); feature maps of at most ``ATTENTION`` pixels a side, coarser than the image, attend to themselves.
+Blocks and the last layer end in zeros, so that the network starts by predicting nothing. Halving follows the image as
+in ``resnet``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Denoiser(nn.Module):
         shape = (shape[0] * patch**2, shape[1] // patch, shape[2] // patch)
         sizes = resolutions(shape)
         widths = [width * min(2**level, WIDEST) for level in range(len(sizes))]
-        attends = [max(size) <= ATTENTION for size in sizes]
+        attends = [max(size) <= ATTENTION and (level > 0 or len(sizes) == 1) for level, size in enumerate(sizes)]
         told = 4 * width
         self.level = nn.Sequential(nn.Linear(2 * width, told), nn.SiLU(), nn.Linear(told, told))
         self.label = nn.Embedding(classes + 1, told) if classes else None

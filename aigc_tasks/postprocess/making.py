@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from aigc_tasks.features import judge as judges
 from aigc_tasks.model import Sampler
 from aigc_tasks.postprocess import Change, Knobs, Reject, selection, steps
 from aigc_tasks.progress import progress
@@ -17,12 +20,27 @@ CHUNK = 64  # images changed together
 REAL = 10_000  # training images, evenly taken, that samples are compared with for their quality
 
 
-class Reference(NamedTuple):
-    """What samples are compared with to choose among them."""
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with to choose among them: real images uint8 N×C×H×W, and the judge in a folder."""
 
-    train: np.ndarray  # uint8 N×C×H×W
+    train: np.ndarray
     val: np.ndarray
     judge: Path
+    device: torch.device
+
+    def look(self, images: np.ndarray) -> np.ndarray:
+        """Features as the judge sees them, N×F."""
+        return judges.look(self.seer, images)[0].cpu().numpy()
+
+    @cached_property
+    def seer(self) -> judges.Judge:
+        return judges.load(self.judge).to(self.device)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Features of the training images that quality is measured by."""
+        return self.look(self.train[:: -(-len(self.train) // REAL)])
 
 
 class Made(NamedTuple):
@@ -39,7 +57,7 @@ def made(sampler: Sampler, knobs: Knobs, each: np.ndarray, seed: int, reference:
     drawn = sampler.sample(asked, seed)
     rows = np.arange(len(drawn))
     if knobs.rejects:
-        rows = chosen(drawn, asked, each, knobs.rejects, reference(), sampler.device)
+        rows = chosen(drawn, asked, each, knobs.rejects, reference())
     before = selection.keep(np.zeros(len(asked)), asked, each)
     return Made(changed(drawn[rows], knobs.changes), asked[rows], drawn[before])
 
@@ -50,20 +68,14 @@ def chosen(
     each: np.ndarray,
     rejects: list[Reject],
     reference: Reference,
-    device: torch.device,
 ) -> np.ndarray:
     """Row numbers of the samples that no step rejects, exactly ``each`` of every class."""
-    from aigc_tasks.features import judge as judges
-
     rows = np.arange(len(images))
     for number, step in enumerate(rejects):
         if step.by == "quality":
-            judge = judges.load(reference.judge).to(device)
-            real = reference.train[:: -(-len(reference.train) // REAL)]
-            seen, known = (judges.look(judge, pictures)[0].cpu().numpy() for pictures in (images[rows], real))
-            scores = selection.realism(seen, known)
+            scores = selection.realism(reference.look(images[rows]), reference.known)
         else:
-            scores = selection.originality(images[rows], reference.train, reference.val, device)
+            scores = selection.originality(images[rows], reference.train, reference.val, reference.device)
         best = selection.keep(scores, labels[rows], selection.drawn(each, rejects[number + 1 :]))
         if step.by == "copies":
             copies, left = np.isfinite(scores).sum(), np.isfinite(scores[best]).sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from aigc_tasks import compute, layout
 from aigc_tasks.card import Card, proportional
@@ -29,7 +30,7 @@ def postprocess(name: str) -> None:
     card = sampler.card
     steps.apply(np.zeros((1, *card.shape), np.uint8), knobs.changes)  # what does not fit is said before the drawing
     dataset = settings.dataset.name
-    images, labels, before = made(sampler, knobs, wanted(card, knobs), knobs.seed, lambda: reference(dataset))
+    images, labels, before = made(sampler, knobs, wanted(card, knobs), knobs.seed, lambda: reference(dataset, device))
     with layout.written_whole(layout.samples(name)) as folder:
         np.save(folder / "samples.npy", images)
         np.save(folder / "labels.npy", labels)
@@ -50,9 +51,9 @@ def wanted(card: Card, knobs: Knobs) -> np.ndarray:
     return np.bincount(proportional(card.counts, count), minlength=len(card.counts))
 
 
-def reference(dataset: str) -> Reference:
+def reference(dataset: str, device: torch.device) -> Reference:
     data = arrays.load(layout.clean(dataset))
-    return Reference(data.train.images, data.val.images, layout.features(dataset))
+    return Reference(data.train.images, data.val.images, layout.features(dataset), device)
 
 
 def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:

@@ -64,7 +64,7 @@ class Court:
         known = version.tags.get(MEASURED)
         if known and json.loads(known)["key"] == key:
             return Measured(**json.loads(known))
-        maker = Maker(served.folder(version))
+        maker = loaded(version)
         fids, found = [], set()
         for drawing in range(self.gate.drawings):
             images = maker.measured(size, drawing).images
@@ -72,6 +72,20 @@ class Court:
             fids.append(quality.fid(features, self.test))
             found |= set(classes.tolist())
         return Measured(key, fids, sorted(found))
+
+
+def loaded(version: ModelVersion) -> Maker:
+    """Raises ``UserError`` where this checkout's code cannot use what another one's made."""
+    try:
+        return Maker(served.folder(version))
+    except UserError:
+        raise
+    except Exception as error:  # pydantic's or torch's
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{version.name} version {version.version} cannot be loaded by the code as it is now ({said}); "
+            f"go back to the code that made it, or roll it back: aigc rollback {version.name} --reason …"
+        ) from None
 
 
 def court(settings: Recipe) -> Court:

@@ -9,19 +9,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from aigc_tasks import tracking
+from aigc_tasks import layout, tracking
+from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import served
 from aigc_tasks.promote.decision import Decision
-from aigc_tasks.promote.register import recorded, register, registered
-from aigc_tasks.promote.registry import Product, Standing, names
+from aigc_tasks.promote.register import recorded, register, registered, run_of
+from aigc_tasks.promote.registry import LONGEST, Product, Standing, names
 from aigc_tasks.recipe import Recipe, recipe
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ASKED = "gate.asked"  # tag: a hash of what was asked, for what has been decided need not be decided again
-DECIDED = "gate.decision"  # tag: the decision, as JSON
+DECIDED = "gate.decision"  # tag: the last decision about it, as JSON
+PROMOTED = "gate.promotion"  # tag: the one that made it champion
 
 
 class Outcome(NamedTuple):
@@ -45,7 +47,7 @@ def promote(name: str) -> Outcome:
     with product.changing():
         version = register(product, settings)
         while True:  # until no decision of somebody else, on another machine, came first
-            standing = product.standing()
+            standing, version = product.standing(), product.version(str(version.version))
             outcome = before(product, settings, version, standing)
             if outcome is not None:
                 return outcome
@@ -64,6 +66,16 @@ def product_of(settings: Recipe) -> Product:
     return Product(tracking.open_client(), settings.product.name)
 
 
+def untracked(name: str) -> str | None:
+    """Why the recipe as it is cannot be registered here: MLflow's store has no run of it. None where it has."""
+    settings = recipe(name)
+    try:
+        run_of(tracking.open_client(), settings, read_card(layout.model(name)).fingerprint)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def known(name: str) -> Outcome | None:
     """What has been decided about the recipe as it is now, if it has been; changes nothing. Raises ``UserError``."""
     settings = recipe(name)
@@ -79,9 +91,9 @@ def before(product: Product, settings: Recipe, version: ModelVersion, standing: 
     number, tags = int(version.version), version.tags
     events = [event for event in product.ledger() if event.version == number and event.kind != "challenge"]
     refused = bool(events) and events[-1].kind == "refuse" and tags.get(ASKED) == asked(settings, number, standing)
-    if standing.champion == number or refused:
-        return Outcome(product.name, version, standing, Decision.recalled(tags[DECIDED]), False)
-    return None
+    if standing.champion == number:
+        return Outcome(product.name, version, standing, Decision.recalled(tags[PROMOTED]), False)
+    return Outcome(product.name, version, standing, Decision.recalled(tags[DECIDED]), False) if refused else None
 
 
 def asked(settings: Recipe, number: int, standing: Standing) -> str:
@@ -114,14 +126,16 @@ def decided(product: Product, settings: Recipe, version: ModelVersion, standing:
         client.log_artifacts(str(version.run_id), scratch, "gate")
     for one, found in measured.items():
         client.set_model_version_tag(product.name, one, gate.MEASURED, json.dumps(asdict(found)))
-    for key, value in ((DECIDED, content), (ASKED, asked(settings, number, standing))):
+    tags = {DECIDED: content, ASKED: asked(settings, number, standing)}
+    for key, value in (tags | ({PROMOTED: content} if decision.passed else {})).items():
         client.set_model_version_tag(product.name, str(number), key, value)
     return decision
 
 
 def rollback(name: str, reason: str) -> Standing:
     """Give the champion's place back to the one before; raises ``UserError`` where there is none."""
-    if not reason.strip():
+    reason = reason.strip()[:LONGEST]
+    if not reason:
         raise UserError("--reason: say why; it is kept in the product's history")
     product = Product(tracking.open_client(), name)
     product.model()

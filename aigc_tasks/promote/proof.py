@@ -7,7 +7,6 @@ be repeated is: cleaning, sampling, measuring, and if asked for the judge and th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from aigc_tasks import layout, lifeline, tracking
+from aigc_tasks import graph, layout, lifeline, tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import registry, served
-from aigc_tasks.promote.register import CARD, LOCK, PROVENANCE, SHOWN, identity_of, outputs
+from aigc_tasks.promote.register import CARD, DESCRIBED, LOCK, PROVENANCE, outputs, tags_of
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -70,44 +69,41 @@ def links(product: registry.Product, version: ModelVersion, which: str, retrain:
         same = wanted == int(version.version)
         why = f"the ledger makes version {wanted} the {which}" + ("" if same else f", the alias is {version.version}")
         yield Link("alias", HOLDS if same else BROKEN, why)
-    try:
-        folder = served.folder(version)
-        source = json.loads((folder / PROVENANCE).read_text())
-    except (UserError, OSError, ValueError) as error:
-        yield Link("version", UNKNOWN, f"its files cannot be read: {error}")
-        return
-    yield files(version, folder, source)
-    yield run(version, source)
-    if source["commit"] is None:
-        yield Link("code", UNKNOWN, "it was made outside git; nobody knows from which code")
-        return
-    try:
-        with worktree(source["commit"]) as place:
-            yield from repeated(Place(place, version, folder, source), retrain)
-    except UserError as error:
-        yield Link("code", UNKNOWN, str(error))
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        try:
+            served.fetch(served.logged(version), root)  # anew: what was fetched before proves nothing of the store
+        except UserError as error:
+            yield Link("version", UNKNOWN, str(error))
+            return
+        try:
+            yield files(version, root)
+            folder = root / "artifacts" / served.PRODUCT
+            source = json.loads((folder / PROVENANCE).read_text())
+            yield run(version, source)
+        except (OSError, ValueError, KeyError) as error:
+            yield Link("version", BROKEN, f"its files are not whole: {error}")
+            return
+        if source["commit"] is None:
+            yield Link("code", UNKNOWN, "it was made outside git; nobody knows from which code")
+            return
+        try:
+            with worktree(source["commit"]) as place:
+                yield from repeated(Place(place, folder, source), retrain)
+        except UserError as error:
+            yield Link("code", UNKNOWN, str(error))
 
 
-def files(version: ModelVersion, folder: Path, source: Mapping[str, Any]) -> Link:
-    """The files in the store against the registry's tags, and these against each other."""
-    figures = (folder / "quality.json").read_bytes()
-    same = hashlib.md5(figures).hexdigest()  # noqa: S324 (DVC's hash)
-    shown = json.loads(figures) if same == recorded(source, "quality.json") else {}
-    claims = {
-        "the weights": (sha256(folder / "model.safetensors"), version.tags["aigc.weights"]),
-        "the provenance": (identity_of(source["stages"]), version.tags[tracking.IDENTITY]),
-        "the figures": (same, recorded(source, "quality.json")),
-        "the model card": ((folder / CARD).read_text()[:5000], version.description),
-        **{
-            f"the tag quality.{name}": (f"{shown[name]:.4g}", version.tags.get(f"quality.{name}"))
-            for name in SHOWN
-            if name in shown
-        },
-    }
-    wrong = [what for what, (found, said) in claims.items() if found != said]
+def files(version: ModelVersion, root: Path) -> Link:
+    """The files in the store, the code that serves them among them, against the registry's tags and description."""
+    claims = tags_of(root)
+    wrong = [name for name, found in claims.items() if version.tags.get(name) != found]
+    card = (root / "artifacts" / served.PRODUCT / CARD).read_text()
+    if card[:DESCRIBED] != version.description:
+        wrong.append("the model card")
     if wrong:
         return Link("version", BROKEN, f"not what was registered: {', '.join(wrong)}")
-    return Link("version", HOLDS, f"weights sha256 {version.tags['aigc.weights'][:12]}, as registered")
+    return Link("version", HOLDS, f"all files and tags as registered, hash {claims['aigc.files'][:12]}")
 
 
 def run(version: ModelVersion, source: Mapping[str, Any]) -> Link:
@@ -118,7 +114,7 @@ def run(version: ModelVersion, source: Mapping[str, Any]) -> Link:
         tags = tracking.open_client().get_run(str(version.run_id)).data.tags
     except MlflowException:
         return Link("run", UNKNOWN, f"the run {version.run_id} is not in this store")
-    known = {tags.get(tracking.FINGERPRINT), source["fingerprint"], version.tags[tracking.FINGERPRINT]}
+    known = {tags.get(tracking.FINGERPRINT), source["fingerprint"], version.tags.get(tracking.FINGERPRINT)}
     if len(known) > 1 or source["run"] != version.run_id:
         return Link("run", BROKEN, f"run {version.run_id} is of another training than the version says")
     return Link("run", HOLDS, f"{version.run_id}, fingerprint {source['fingerprint'][:12]}")
@@ -126,17 +122,19 @@ def run(version: ModelVersion, source: Mapping[str, Any]) -> Link:
 
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
-    """The commit's files in a temporary folder; raises ``UserError`` if git has it not."""
+    """The project at that commit, in a temporary folder; raises ``UserError`` if git cannot give it."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch, "worktree")
-        command = ["git", "worktree", "add", "--detach", "--quiet", str(place), commit]
+        whole = Path(scratch, "worktree")
+        command = ["git", "worktree", "add", "--detach", "--quiet", str(whole), commit]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise UserError(f"git has no commit {commit[:12]} here; fetch it")
+            said = done.stderr.strip().splitlines() or ["git worktree failed"]
+            raise UserError(f"git cannot give commit {commit[:12]}: {said[-1]}; fetch it if it is not here")
+        below = subprocess.run(["git", "rev-parse", "--show-prefix"], capture_output=True, text=True).stdout.strip()
         try:
-            yield place
+            yield whole / below
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(whole, ignore_errors=True)
             subprocess.run(["git", "worktree", "prune"], capture_output=True, check=False)
 
 
@@ -145,17 +143,16 @@ class Place:
     """The worktree, and what is to be repeated in it."""
 
     path: Path
-    version: ModelVersion
     folder: Path
     source: Mapping[str, Any]
 
     @property
     def recipe(self) -> str:
-        return str(self.version.tags["aigc.recipe"])
+        return str(self.source["recipe"])
 
     @property
     def dataset(self) -> str:
-        return str(self.version.tags["data.name"])
+        return str(self.source["dataset"])
 
     @property
     def stages(self) -> Mapping[str, Any]:
@@ -204,7 +201,7 @@ class Place:
 
     def is_recorded(self, path: Path) -> bool:
         """Whether an output is what was recorded, bit for bit."""
-        return digest(self.path / path) == outputs(self.stages)[str(path)]
+        return graph.digest(self.path / path) == outputs(self.stages)[str(path)]
 
 
 def repeated(place: Place, retrain: bool) -> Iterator[Link]:
@@ -240,7 +237,7 @@ def other_code(place: Place) -> str:
             path = place.path / dependency["path"]
             if dependency["path"].startswith("data/"):
                 continue
-            if not path.exists() or digest(path) != dependency["md5"]:
+            if not path.exists() or graph.digest(path) != dependency["md5"]:
                 return f"{dependency['path']} is not the one that {name} ran with"
         for key, value in stage.get("params", {}).get(str(layout.PARAMS), {}).items():
             found = params
@@ -281,12 +278,16 @@ def step(place: Place, name: str, path: Path, stage: tuple[str, str] | None = No
 
 
 def same_weights(place: Place, model: Path) -> Link:
-    """The registered weights against those of the training; what follows is made from the registered ones."""
-    trained, registered = place.path / model / "model.safetensors", place.folder / "model.safetensors"
-    same = sha256(trained) == sha256(registered)
-    shutil.copyfile(registered, trained)
-    why = "those registered are those trained" if same else "those registered are not those that were trained"
-    return Link("weights", HOLDS if same else BROKEN, why)
+    """The registered model against that of the training; what follows is made from the registered one."""
+    wrong = []
+    for name in ("model.safetensors", "model.json"):
+        trained, registered = place.path / model / name, place.folder / name
+        if trained.read_bytes() != registered.read_bytes():
+            wrong.append(name)
+        shutil.copyfile(registered, trained)
+    if wrong:
+        return Link("weights", BROKEN, f"{' and '.join(wrong)} registered, and trained, are not the same")
+    return Link("weights", HOLDS, "those registered are those trained")
 
 
 def figures(place: Place) -> Link:
@@ -304,27 +305,3 @@ def figures(place: Place) -> Link:
     then, found = json.loads(before), json.loads(now)
     name = next((name for name in then if found.get(name) != then[name]), "something")
     return Link("figures", BROKEN, f"{name} is {found.get(name)}, registered is {then.get(name)}")
-
-
-def recorded(source: Mapping[str, Any], file: str) -> str | None:
-    """DVC's hash of the one output that has this name."""
-    return next((digest for path, digest in outputs(source["stages"]).items() if Path(path).name == file), None)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(path: Path) -> str:
-    """DVC's hash of a file or folder, from its bytes."""
-    if path.is_file():
-        with open(path, "rb") as content:
-            return hashlib.file_digest(content, "md5").hexdigest()
-    entries = []
-    for file in path.rglob("*"):
-        relative = file.relative_to(path)
-        if file.is_file() and "__pycache__" not in relative.parts:
-            entries.append((relative.parts, {"md5": digest(file), "relpath": relative.as_posix()}))
-    listing = json.dumps([entry for _, entry in sorted(entries, key=lambda entry: entry[0])], sort_keys=True)
-    return f"{hashlib.md5(listing.encode()).hexdigest()}.dir"  # noqa: S324 (DVC's hash)

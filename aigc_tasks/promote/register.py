@@ -18,15 +18,18 @@ from aigc_tasks import graph, layout, tracking
 from aigc_tasks.card import REFERENCE, SETTINGS, read_card
 from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
-from aigc_tasks.promote import modelcard
+from aigc_tasks.promote import modelcard, served
 from aigc_tasks.promote.registry import Product
 from aigc_tasks.recipe import Recipe
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 LOCK = Path("dvc.lock")
 CARD = "model-card.md"
+REGISTERED = "registered_model_meta"
+DESCRIBED = 5000  # characters of a version's description
 PROVENANCE = "provenance.json"
 CODE = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what a commit must hold for a training to be repeated
 SHOWN = ("fid_ratio", "fid", "precision", "recall", "coverage", "class_accuracy", "memorised")  # as tags of a version
@@ -47,38 +50,60 @@ def register(product: Product, settings: Recipe) -> ModelVersion:
     version = registered(product, settings, stages)
     if version is not None:
         return version
-    card, identity = read_card(layout.model(settings.name)), identity_of(stages)
-    run_id = tracking.find_run(client, card.fingerprint)
+    card = read_card(layout.model(settings.name))
+    run_id = run_of(product.client, settings, card.fingerprint)
+    source = {
+        **revision(),
+        "run": run_id,
+        "fingerprint": card.fingerprint,
+        "recipe": settings.name,
+        "dataset": settings.dataset.name,
+        "digest": arrays.digest(layout.clean(settings.dataset.name)),
+        "stages": stages,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch, served.PRODUCT)
+        assemble(whole, settings, source)
+        label, identity = (card.classes or ["-"])[0], f"{product.name} {identity_of(stages)}"
+        model = tracking.log_model(client, run_id, whole, label, "product", identity)
+    with tempfile.TemporaryDirectory() as scratch:  # an attempt before this one may have logged it, at another commit
+        served.fetch(model, Path(scratch))
+        tags = tags_of(Path(scratch))
+        description = (Path(scratch, "artifacts", served.PRODUCT, CARD)).read_text()
+    layout.replace(layout.model_card(settings.name), description)
+    return client.create_model_version(
+        product.name, f"models:/{model}", run_id, tags, description=description[:DESCRIBED], model_id=model
+    )
+
+
+def run_of(client: MlflowClient, settings: Recipe, fingerprint: str) -> str:
+    """MLflow's run of the training; raises ``UserError`` if this store has none."""
+    run_id = tracking.find_run(client, fingerprint)
     if run_id is None:
         raise UserError(
-            f"MLflow's store has no run of {settings.name} (fingerprint {card.fingerprint[:12]}): it was trained "
+            f"MLflow's store has no run of {settings.name} (fingerprint {fingerprint[:12]}): it was trained "
             f"beside another; name that by MLFLOW_TRACKING_URI, or train here: dvc repro --force train@{settings.name}"
         )
-    source = {**revision(), "run": run_id, "fingerprint": card.fingerprint, "stages": stages}
-    with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch, "product")
-        assemble(whole, settings, source)
-        label = (card.classes or ["-"])[0]
-        model_id = tracking.log_model(client, run_id, whole, label, "product", identity)
-        description = (whole / CARD).read_text()
-        weights = hashlib.sha256((whole / "model.safetensors").read_bytes()).hexdigest()
-    layout.model_card(settings.name).write_text(description)
-    figures = json.loads((layout.report(settings.name) / "quality.json").read_text())
-    tags = {
-        "aigc.recipe": settings.name,
-        tracking.IDENTITY: identity,
-        tracking.FINGERPRINT: card.fingerprint,
-        "aigc.weights": weights,
-        "data.name": settings.dataset.name,
-        "data.digest": arrays.digest(layout.clean(settings.dataset.name)),
+    return run_id
+
+
+def tags_of(root: Path) -> dict[str, str]:
+    """What the registry says of a logged model, all of it read from its files."""
+    folder = root / "artifacts" / served.PRODUCT
+    source, figures = (json.loads((folder / name).read_text()) for name in (PROVENANCE, "quality.json"))
+    (root / REGISTERED).unlink(missing_ok=True)  # MLflow adds it when it registers
+    return {
+        "aigc.recipe": source["recipe"],
+        tracking.IDENTITY: identity_of(source["stages"]),
+        tracking.FINGERPRINT: source["fingerprint"],
+        "aigc.files": graph.digest(root),
+        "data.name": source["dataset"],
+        "data.digest": source["digest"],
         "git.commit": source["commit"] or "none",
         "git.dirty": str(bool(source["changed"])).lower(),
-        **{f"dvc.{path}": digest for path, digest in outputs(stages).items() if path.startswith("data/")},
+        **{f"dvc.{path}": digest for path, digest in outputs(source["stages"]).items() if path.startswith("data/")},
         **{f"quality.{name}": f"{figures[name]:.4g}" for name in SHOWN if name in figures},
     }
-    return client.create_model_version(
-        product.name, f"models:/{model_id}", run_id, tags, description=description[:5000], model_id=model_id
-    )
 
 
 def recorded(settings: Recipe) -> dict[str, Any]:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 LEDGER = "aigc.ledger."
 ALIASES = ("champion", "challenger", "previous")
-LONGEST = 2000  # characters of a reason; MLflow cuts tags at 5,000
-Kind = Literal["challenge", "promote", "refuse", "rollback"]
+LONGEST = 1000  # characters of a reason; a tag of a registered model holds 5,000 where the database is strict
+MISSING = "RESOURCE_DOES_NOT_EXIST"  # MLflow's word
+Kind = Literal["challenge", "promote", "refuse", "rollback", "delete"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class Standing:
     def after(self, event: Event) -> Standing:
         if not self.counts(event):
             return self
+        if event.kind == "delete":
+            reigns = tuple(version for version in self.reigns if version != event.version)
+            challenger = None if self.challenger == event.version else self.challenger
+            without = replace(self, reigns=reigns, challenger=challenger)
+            orphan = self.previous in (event.version, without.champion)
+            return replace(without, previous=without.refuge) if orphan else without
         if event.kind == "promote":
             left = None if self.challenger == event.version else self.challenger
             return replace(self, reigns=(*self.reigns, event.version), challenger=left, previous=self.champion)
@@ -96,15 +103,20 @@ class Product:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """One command of this checkout at a time; the registered model is there, its aliases are right again."""
-        from mlflow.exceptions import MlflowException
+        """One command of this checkout at a time; the registered model is there, its aliases are right again.
 
+        Raises ``UserError`` for a registered model that somebody else has made.
+        """
         layout.LOCAL.mkdir(exist_ok=True)
         with FileLock(layout.LOCAL / f"product-{self.name}.lock"):
-            try:
-                self.client.get_registered_model(self.name)
-            except MlflowException:
+            if self.found() is None:
                 self.client.create_registered_model(self.name)
+            foreign = [one.version for one in self.versions() if tracking.IDENTITY not in one.tags]
+            if foreign:
+                raise UserError(
+                    f"the registered model {self.name!r} has versions that `aigc promote` did not make ({foreign[0]}); "
+                    "give the product another name"
+                )
             self.settle()
             yield
 
@@ -113,15 +125,24 @@ class Product:
         tags = self.model().tags
         return [Event(**json.loads(tags[key])) for key in sorted(key for key in tags if key.startswith(LEDGER))]
 
-    def model(self) -> Any:
+    def found(self) -> Any:
+        """The registered model, None if there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
             return self.client.get_registered_model(self.name)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != MISSING:
+                raise
+            return None
+
+    def model(self) -> Any:
+        found = self.found()
+        if found is None:
             known = names(self.client)
             mend = suggestion(self.name, known) if known else "none is registered yet; first: aigc promote RECIPE"
-            raise UserError(f"there is no product {self.name!r}; {mend}") from None
+            raise UserError(f"there is no product {self.name!r}; {mend}")
+        return found
 
     def standing(self) -> Standing:
         standing = Standing()
@@ -131,11 +152,7 @@ class Product:
 
     def record(self, kind: Kind, version: int, champion: int | None, reason: str) -> bool:
         """Add an event, the one step that decides, then set the aliases. False if another decision came first."""
-        number = len(self.ledger()) + 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        event = Event(number, kind, version, champion, reason[:LONGEST], now)
-        key = f"{LEDGER}{number:06d}.{time.time_ns():x}"  # one number may be given twice, from two machines
-        self.client.set_registered_model_tag(self.name, key, json.dumps(asdict(event)))
+        event = self.append(kind, version, champion, reason)
         standing = Standing()
         for other in self.ledger():
             if other == event:
@@ -144,8 +161,23 @@ class Product:
         self.settle()
         return standing.counts(event)
 
+    def append(self, kind: Kind, version: int, champion: int | None, reason: str) -> Event:
+        number = len(self.ledger()) + 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        event = Event(number, kind, version, champion, reason[:LONGEST], now)
+        key = f"{LEDGER}{number:06d}.{time.time_ns():x}"  # one number may be given twice, from two machines
+        self.client.set_registered_model_tag(self.name, key, json.dumps(asdict(event), ensure_ascii=False))
+        return event
+
     def settle(self) -> None:
-        """Set the aliases to what the ledger says."""
+        """Set the aliases to what the ledger says, to which it adds the versions that somebody has deleted."""
+        standing = self.standing()
+        if standing == Standing():
+            return
+        there = {int(version.version) for version in self.versions()}
+        concerned = {*standing.reigns, standing.challenger, standing.previous} - {None}
+        for gone in sorted(concerned - there):  # type: ignore[type-var]
+            self.append("delete", gone, standing.champion, "it was deleted from the registry")  # type: ignore[arg-type]
         standing, now = self.standing(), {name: int(version) for name, version in self.model().aliases.items()}
         for alias in ALIASES:
             wanted = getattr(standing, alias)
@@ -163,7 +195,9 @@ class Product:
             if which.isdecimal():
                 return self.client.get_model_version(self.name, which)
             return self.client.get_model_version_by_alias(self.name, which)
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):
+                raise
             number = max((int(one.version) for one in self.versions()), default=0)
             aliases = ", ".join(sorted(model.aliases)) or "no alias yet"
             raise UserError(f"{self.name} has no version {which!r}; it has {aliases}, and 1 to {number}") from None
@@ -180,8 +214,14 @@ class Product:
 
 
 def names(client: MlflowClient) -> list[str]:
-    """Every product, by name."""
-    return sorted(model.name for model in client.search_registered_models(max_results=1000))
+    """Every product, by name: the registered models that have a ledger."""
+    found: list[str] = []
+    token = None
+    while True:
+        page = client.search_registered_models(max_results=1000, page_token=token)
+        found += [model.name for model in page if any(tag.startswith(LEDGER) for tag in model.tags)]
+        if not (token := page.token):
+            return sorted(found)
 
 
 def named(address: str) -> tuple[str, str]:
@@ -194,4 +234,7 @@ def find(address: str) -> tuple[Product, ModelVersion]:
     """The version that ``address`` names; raises ``UserError``."""
     name, which = named(address)
     product = Product(tracking.open_client(), name)
-    return product, product.version(which)
+    version = product.version(which)
+    if tracking.IDENTITY not in version.tags:
+        raise UserError(f"{name} version {version.version} was not made by `aigc promote`; it cannot be used here")
+    return product, version

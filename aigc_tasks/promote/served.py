@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from aigc_tasks.errors import UserError
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
+PRODUCT = "product"  # the name that its folder is logged under
 LOADING = 300.0  # seconds that loading may take
 PROGRAM = """
 import hashlib, json, sys, time
@@ -46,7 +48,7 @@ def ask(version: ModelVersion, images: int, seconds: float) -> Served:
     expected = hashlib.sha256(Maker(folder(version)).images(images)[0].tobytes()).hexdigest()
     command = [sys.executable, "-I", "-c", PROGRAM, f"models:/{version.name}/{version.version}", str(images)]
     with tempfile.TemporaryDirectory() as elsewhere:
-        env = {**os.environ, "MLFLOW_TRACKING_URI": tracking.tracking_uri(), "HOME": elsewhere}
+        env = {**os.environ, "MLFLOW_TRACKING_URI": tracking.tracking_uri()}
         try:
             done = subprocess.run(
                 command, cwd=elsewhere, env=env, capture_output=True, text=True, timeout=LOADING + 3 * seconds
@@ -61,23 +63,48 @@ def ask(version: ModelVersion, images: int, seconds: float) -> Served:
 
 
 def folder(version: ModelVersion) -> Path:
-    """Where the version's files lie; those of a store that is not here are fetched once. Raises ``UserError``."""
-    import mlflow
+    """The product that the version is; raises ``UserError``."""
+    return root(version) / "artifacts" / PRODUCT
+
+
+def root(version: ModelVersion) -> Path:
+    """All files of the version, as a server loads them. What is not on this machine is fetched once."""
+    model = logged(version)
+    place = Path(location(model).removeprefix("file://"))
+    if place.is_dir():
+        return place
+    kept = layout.LOCAL / "products" / model
+    if not kept.is_dir():
+        with layout.written_whole(kept) as target:
+            fetch(model, target)
+    return kept
+
+
+def logged(version: ModelVersion) -> str:
+    """MLflow's id of the logged model that the version is."""
+    return str(version.source).removeprefix("models:/")
+
+
+def location(model: str) -> str:
+    """Where the store keeps a logged model; raises ``UserError`` if it does not know it."""
     from mlflow.exceptions import MlflowException
 
-    client = tracking.open_client()
-    model = str(version.source).removeprefix("models:/")
-    kept = layout.LOCAL / "products" / model / "product"
-    if kept.is_dir():
-        return kept
     try:
-        place = client.get_logged_model(model).artifact_location.removeprefix("file://")
-        here = Path(place, "artifacts", "product")
-        if here.is_dir():
-            return here
-        with layout.written_whole(kept.parent) as target:
-            mlflow.artifacts.download_artifacts(f"models:/{model}/artifacts/product", dst_path=str(target))
-    except (MlflowException, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise UserError(f"{version.name} version {version.version}: its files cannot be had: {said}") from None
-    return kept
+        return str(tracking.open_client().get_logged_model(model).artifact_location)
+    except MlflowException as error:
+        raise UserError(f"the store has no model {model}: {str(error).splitlines()[0]}") from None
+
+
+def fetch(model: str, target: Path) -> None:
+    """Bring a logged model's files into a folder, from wherever the store keeps them; raises ``UserError``."""
+    import mlflow
+
+    place = Path(location(model).removeprefix("file://"))
+    if place.is_dir():
+        shutil.copytree(place, target, dirs_exist_ok=True)
+        return
+    try:
+        mlflow.artifacts.download_artifacts(artifact_uri=location(model) + "/", dst_path=str(target))
+    except Exception as error:  # of any store's library
+        said = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"the files of model {model} cannot be had: {said[0]}") from None

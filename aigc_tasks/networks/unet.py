@@ -1,9 +1,9 @@
 """A U-Net that removes noise (Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239).
 
 Residual blocks are told the noise level and the label by scaling and shifting normalised features (FiLM, Perez et al.
-2017, arXiv:1709.07871); feature maps of at most ``ATTENTION`` pixels a side, coarser than the image, attend to themselves.
-Blocks and the last layer end in zeros, so that the network starts by predicting nothing. Halving follows the image as
-in ``resnet``.
+2017, arXiv:1709.07871). Feature maps of at most ``ATTENTION`` pixels a side, but not the image's own, attend to
+themselves. Blocks and the last layer end in zeros, so that the network starts by predicting nothing. Halving follows
+the image as in ``resnet``.
 """
 
 from __future__ import annotations

@@ -164,6 +164,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, label: str, name:
     import pandas as pd
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
 
     run = client.get_run(run_id)
     experiment = run.info.experiment_id
@@ -172,7 +173,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, label: str, name:
     ready = [model.model_id for model in found if model.status.value == "READY"]  # others were being written
     if ready:
         return ready[0]
-    columns = [("string", "label"), ("double", "count"), ("double", "seed"), ("string", "options")]  # NaN: not said
+    columns = [("string", "label"), (AnyType(), "count"), (AnyType(), "seed"), ("string", "options")]  # absent: NaN
     model = client.create_logged_model(experiment, name, run_id, {IDENTITY: identity}, run.data.params)
     Model.log(  # as mlflow.pyfunc.log_model does, but for a run that need not be the active one
         artifact_path=None,

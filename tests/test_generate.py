@@ -66,11 +66,16 @@ def test_the_function_the_command_and_the_served_model_agree(
             assert child.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        body = json.dumps({"dataframe_records": [{"count": 12, "seed": 0}]}).encode()
         address = f"http://127.0.0.1:{port}/invocations"
-        request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found = np.array(json.load(answer)["predictions"])
+
+        def ask(*rows: dict[str, object]) -> np.ndarray:
+            body = json.dumps({"dataframe_records": rows}).encode()
+            request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return np.array(json.load(answer)["predictions"])
+
+        found = ask({"count": 12, "seed": 0})
+        assert ask({"label": "3", "count": 2}, {"label": "4"}).shape == (3, 1, 8, 8), "what is not said has a default"
     finally:
         lifeline.stop(child)
     np.testing.assert_array_equal(found, images)

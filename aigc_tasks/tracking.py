@@ -173,7 +173,11 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, label: str, name:
     ready = [model.model_id for model in found if model.status.value == "READY"]  # others were being written
     if ready:
         return ready[0]
-    columns = [("string", "label"), (AnyType(), "count"), (AnyType(), "seed"), ("string", "options")]  # absent: NaN
+    text, anything = "string", AnyType()  # a number that some rows do not say is NaN, which none of whole numbers is
+    columns: list[Any] = [
+        ColSpec(text, "label", False), ColSpec(anything, "count", False), ColSpec(anything, "seed", False),
+        ColSpec(text, "options", False),
+    ]  # fmt: skip
     model = client.create_logged_model(experiment, name, run_id, {IDENTITY: identity}, run.data.params)
     Model.log(  # as mlflow.pyfunc.log_model does, but for a run that need not be the active one
         artifact_path=None,
@@ -185,7 +189,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, label: str, name:
         code_paths=[str(Path(__file__).parent)],
         pip_requirements=[f"{package}=={version(package)}" for package in REQUIREMENTS],
         input_example=pd.DataFrame({"label": [label], "count": [1], "seed": [0]}),
-        signature=ModelSignature(inputs=Schema([ColSpec(kind, column, False) for kind, column in columns])),
+        signature=ModelSignature(inputs=Schema(columns)),
     )
     return str(model.model_id)
 

@@ -16,7 +16,7 @@ def stock(params: Any) -> None:
     yaml = YAML()
     entry = yaml.load((ROOT / "recipes/digits-vae.yaml").read_text())["recipes"]["digits-vae"]
     params["recipes"] = {}
-    for name, steps in (("poor", 60), ("fair", 400), ("bad", 1)):
+    for name, steps in (("poor", 150), ("fair", 400), ("bad", 1)):
         recipe = yaml.load(json.dumps(entry))
         recipe["product"] = PRODUCT
         recipe["train"] = {"steps": steps, "learning_rate": 3e-3, "checkpoint_every": 200, "picture_every": 200}

@@ -13,11 +13,16 @@ from aigc_tasks.knobs import Compute
 
 def prepare(knobs: Compute) -> torch.device:
     """Choose the device and make torch deterministic on it; raises ``UserError`` where cuda is asked for in vain."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True, warn_only=True)  # imports torch's compiler, which a server can do without
+    return place(knobs)
+
+
+def place(knobs: Compute) -> torch.device:
+    """The device, and the number of threads set; raises ``UserError`` as ``prepare`` does."""
     if knobs.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda: no GPU is visible to torch; set `device: auto` or `device: cpu` in params.yaml")
     torch.set_num_threads(knobs.threads)
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True, warn_only=True)
     return torch.device("cuda" if knobs.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -43,7 +43,7 @@ class Maker:
         path = folder / SETTINGS
         self.folder = folder
         self.knobs = postprocess.Knobs.model_validate_json(path.read_text() if path.exists() else "{}")
-        self.sampler = Sampler(folder, compute.prepare(self.knobs))
+        self.sampler = Sampler(folder, compute.place(self.knobs))
         self.card = self.sampler.card
         kind = families.load(self.card.family).Sampling
         sampling = validated(kind, {**self.knobs.sampling, **(options or {})}, "options")

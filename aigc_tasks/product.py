@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Maker:
             labels = proportional(self.card.counts, size) if asked is None else np.full(size, asked)
             each = np.bincount(labels, minlength=len(self.card.counts))
             drawn = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
-            found = made(self.sampler, self.knobs, each, drawn, self.reference)
+            found = made(self.sampler, self.knobs, each, drawn, lambda: self.reference)
             yield Batch(number, found.images, found.labels)
 
     def images(self, count: int, label: str | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -78,9 +78,9 @@ class Maker:
     def measured(self, size: int, drawing: int) -> Made:
         """So many images as the recipe is measured with; every drawing has other ones."""
         each = np.bincount(proportional(self.card.counts, size), minlength=len(self.card.counts))
-        return made(self.sampler, self.knobs, each, self.knobs.seed + drawing, self.reference)
+        return made(self.sampler, self.knobs, each, self.knobs.seed + drawing, lambda: self.reference)
 
-    @cache  # noqa: B019 (as long as the maker: a million images are chosen by the same)
+    @cached_property
     def reference(self) -> Reference:
         """What a product brings along whose recipe chooses among its samples."""
         folder = self.folder / REFERENCE

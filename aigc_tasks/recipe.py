@@ -116,12 +116,12 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
         postprocess=after,
         sampling=model.checked(validated(kind.Sampling, after.sampling, f"{where}.postprocess.sampling"), where),
         evaluate=validated(evaluate.Knobs, entry["evaluate"], f"{where}.evaluate"),
-        product=None if entry.get("product") is None else product(entry["product"], path, f"{where}.product"),
+        product=None if entry.get("product") is None else product(entry["product"], f"{where}.product", path),
     )
 
 
-def product(name: Any, path: Path = PARAMS, field: str | None = None) -> Product:
-    """The product, with what its entry under ``products:`` says if it has one; raises ``UserError``."""
+def product(name: Any, field: str, path: Path) -> Product:
+    """The product that ``field`` names, and what its entry under ``products:`` says, if any; raises ``UserError``."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{field}: a name is made of a-z, 0-9, - and _, got {name!r}; rename it")
     entry = read(path)["products"].get(name)

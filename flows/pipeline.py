@@ -19,7 +19,7 @@ from prefect import State, Task, flow, get_client, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed
 
 from aigc_tasks import graph, layout
 from aigc_tasks.errors import UserError
@@ -28,7 +28,7 @@ from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
 from aigc_tasks.tracking import FLOW_RUN
 from flows import publishing
-from flows.promote import compete
+from flows.promote import compete, ended
 
 GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
@@ -94,13 +94,6 @@ def promoted(settings: Recipe, state: State) -> State:
     if not last.is_completed():
         return ended(last)
     return Completed(name=state.name, message=f"{state.message}; {last.message}")
-
-
-def ended(state: State) -> State:
-    """The flow's end as its task's: returned as it is, Prefect would say that "1/1 states failed"."""
-    error = state.result(raise_on_failure=False)
-    message = str(error) if isinstance(error, Exception) else state.message
-    return Cancelled(message=message) if state.is_cancelled() else Failed(message=message)
 
 
 def make_task(step: str, **options: Any) -> Task[..., State]:

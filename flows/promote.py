@@ -8,23 +8,32 @@ from pathlib import Path
 
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from aigc_tasks import layout, lifeline, tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
+from aigc_tasks.promote.register import recorded
+from aigc_tasks.recipe import recipe as load
 from flows import publishing
 
 
 @flow(name="promote", flow_run_name="{recipe}", validate_parameters=False)
 def promote(recipe: str) -> State:
-    """Ends Completed, named Promoted, Refused or UpToDate; its message says why."""
+    """Ends Completed, named Promoted, Refused, UpToDate (decided before) or Skipped; its message says why."""
     layout.enter_project()
+    recorded(load(recipe))  # raises an error of one line if it is not up to date, which `pipeline` sees to
     state = compete(recipe, return_state=True)
-    if state.is_completed():
-        return state
+    if not state.is_completed():
+        return ended(state)
+    return Completed(name=state.name, message=state.message)  # returned as it is, Prefect would name it anew
+
+
+def ended(state: State) -> State:
+    """The flow's end as its task's: returned as it is, Prefect would say that "1/1 states failed"."""
     error = state.result(raise_on_failure=False)
-    return Failed(message=str(error) if isinstance(error, Exception) else state.message)
+    message = str(error) if isinstance(error, Exception) else state.message
+    return Cancelled(message=message) if state.is_cancelled() else Failed(message=message)
 
 
 @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)

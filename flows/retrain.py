@@ -16,7 +16,8 @@ from prefect.states import Completed
 from aigc_tasks import graph, layout
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
-from flows.pipeline import STEPS, bring_up_to_date, ended, only_one_here, promoted
+from flows.pipeline import STEPS, bring_up_to_date, only_one_here, promoted
+from flows.promote import ended
 from flows.publishing import embedded
 
 DRIFTED = "Drifted"

@@ -50,6 +50,11 @@ class Project:
         with open(self.path / "params.yaml", "w") as file:
             yaml.dump(params, file)
 
+    def copied(self, path: Path) -> Project:
+        """The same in another place, free to change."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return Project(path, dict(self.env))
+
     def lock(self) -> dict[str, Any]:
         """The stages in ``dvc.lock``."""
         return YAML(typ="safe").load((self.path / "dvc.lock").read_text())["stages"]
@@ -194,15 +199,13 @@ def prepared(once: Once) -> Project:
 @pytest.fixture
 def untrained(prepared: Project, tmp_path: Path) -> Project:
     """A copy of the prepared project, free to change."""
-    shutil.copytree(prepared.path, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", dict(prepared.env))
+    return prepared.copied(tmp_path / "project")
 
 
 @pytest.fixture
 def done(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, free to change."""
-    shutil.copytree(finished.path, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", dict(finished.env))
+    return finished.copied(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +234,7 @@ def settled_market(trained_market: Project, once: Once) -> Project:
     """The same after ``poor``, then ``fair`` became champion and ``bad`` was refused. Take a copy, ``live``."""
 
     def work(project: Project) -> None:
-        shutil.copytree(trained_market.path, project.path, symlinks=True)
+        trained_market.copied(project.path)
         for recipe in ("poor", "fair", "bad"):
             project.check("aigc", "promote", recipe)
 
@@ -241,12 +244,10 @@ def settled_market(trained_market: Project, once: Once) -> Project:
 @pytest.fixture
 def market(trained_market: Project, tmp_path: Path) -> Project:
     """A copy, free to change."""
-    shutil.copytree(trained_market.path, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", dict(trained_market.env))
+    return trained_market.copied(tmp_path / "project")
 
 
 @pytest.fixture
 def live(settled_market: Project, tmp_path: Path) -> Project:
     """A copy, free to change."""
-    shutil.copytree(settled_market.path, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", dict(settled_market.env))
+    return settled_market.copied(tmp_path / "project")

@@ -87,8 +87,7 @@ def test_recipes_are_compared_in_a_table_and_a_picture(every: Project) -> None:
 
 
 def test_postprocessing_is_measured_before_and_after(every: Project, tmp_path: Path) -> None:
-    shutil.copytree(every.path, tmp_path / "project", symlinks=True)
-    project = Project(tmp_path / "project", dict(every.env))
+    project = every.copied(tmp_path / "project")
     steps = [{"do": "reject", "by": "quality", "share": 0.2}, {"do": "upscale", "factor": 2}]
     section = {"count": 200, "steps": steps, "save": ["webp", "interpolation", "gif"], "sampling": {"evaluations": 6}}
     project.edit(lambda p: p["recipes"]["digits-diffusion"].update(postprocess=section))

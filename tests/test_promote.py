@@ -262,3 +262,22 @@ def test_a_checkout_without_the_run_is_up_to_date_and_promotes_nothing(market: P
     done = market.run("aigc", "promote", "poor")
     assert done.returncode == 1
     assert "MLflow's store has no run of poor" in done.stderr
+
+
+def test_the_flows_promote_and_generate_stand_alone(live: Project, prefect_api: str) -> None:
+    live.env["PREFECT_API_URL"] = prefect_api
+    program = """
+from flows.generate import generate
+from flows.promote import promote
+known = promote("bad", return_state=True)
+print("STATE", known.type.value, known.name, known.message)
+print("MADE", generate("numbers", 5, "made"))
+"""
+    said = live.check("python", "-c", program)
+    assert "STATE COMPLETED UpToDate numbers version 3 (bad) was refused and stays a challenger, version 2" in said
+    assert "MADE 5 images by numbers version 2 (fair)" in said
+    assert len(list((live.path / "made").glob("0*.png"))) == 5
+    live.edit(lambda p: p["recipes"]["bad"]["train"].update(seed=3))
+    said = live.check("python", "-c", program)
+    assert "STATE FAILED" in said
+    assert "bad is not up to date (train@bad: recipes.bad.train modified); first: aigc run bad" in said

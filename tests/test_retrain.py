@@ -52,8 +52,9 @@ def on_a_folder(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -
 @pytest.fixture
 def trained(on_a_folder: Project, tmp_path: Path, prefect_api: str) -> Project:
     """A copy of it, free to change."""
-    shutil.copytree(on_a_folder.path, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", {**on_a_folder.env, "PREFECT_API_URL": prefect_api})
+    project = on_a_folder.copied(tmp_path / "project")
+    project.env["PREFECT_API_URL"] = prefect_api
+    return project
 
 
 def last_run(project: Project) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
@@ -95,7 +96,7 @@ def test_the_same_source_trains_nothing(trained: Project) -> None:
 
 def test_a_grown_source_is_a_new_version_and_a_new_training(trained: Project, tmp_path: Path) -> None:
     draw(trained.path / "pictures", range(FIRST, GROWN))
-    shutil.copytree(trained.path, tmp_path / "by-hand", symlinks=True)
+    trained.copied(tmp_path / "by-hand")
     said = trained.check("aigc", "retrain", "digits-gan")
     assert f"\ndigits has grown: {GROWN - FIRST} images new, 0 gone; digits-gan is up to date\n" in said
     run, tasks, artifacts = last_run(trained)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -145,8 +144,7 @@ def recipe_in(project: Project) -> Any:
 
 @pytest.mark.slow
 def test_a_search_is_recorded_written_once_and_survives_kill_9(untrained: Project, tmp_path: Path) -> None:
-    killed = Project(tmp_path / "killed", dict(untrained.env))
-    shutil.copytree(untrained.path, killed.path, symlinks=True)
+    killed = untrained.copied(tmp_path / "killed")
     before, text = recipe_in(untrained), (untrained.path / "params.yaml").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(untrained.path)

@@ -30,7 +30,6 @@ from aigc_tasks.recipe import Recipe
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-
 MEASURED = "gate.measured"  # tag of a version: what it was like to the judge
 MOST = 10  # lost classes named
 

@@ -14,7 +14,7 @@ from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import served
 from aigc_tasks.promote.decision import Decision
-from aigc_tasks.promote.register import recorded, register, registered, run_of
+from aigc_tasks.promote.register import locked, register, registered, run_of
 from aigc_tasks.promote.registry import LONGEST, Product, Standing, names
 from aigc_tasks.recipe import Recipe, recipe
 
@@ -77,12 +77,12 @@ def untracked(name: str) -> str | None:
 
 
 def known(name: str) -> Outcome | None:
-    """What has been decided about the recipe as it is now, if it has been; changes nothing. Raises ``UserError``."""
+    """What has been decided about a recipe that is up to date, if it has been; changes nothing."""
     settings = recipe(name)
     product = product_of(settings)
     if product.name not in names(product.client):
         return None
-    version = registered(product, settings, recorded(settings))
+    version = registered(product, settings, locked(settings))
     return None if version is None else before(product, settings, version, product.standing())
 
 

@@ -51,7 +51,7 @@ def register(product: Product, settings: Recipe) -> ModelVersion:
     if version is not None:
         return version
     card = read_card(layout.model(settings.name))
-    run_id = run_of(product.client, settings, card.fingerprint)
+    run_id = run_of(client, settings, card.fingerprint)
     source = {
         **revision(),
         "run": run_id,
@@ -108,14 +108,21 @@ def tags_of(root: Path) -> dict[str, str]:
 
 def recorded(settings: Recipe) -> dict[str, Any]:
     """What ``dvc.lock`` says of the recipe's stages; raises ``UserError`` if they are not up to date."""
-    steps = graph.stages(settings.name, settings.dataset.name)
-    targets = [target for some in steps.values() for target in some]
-    stale = graph.stale(targets)
+    stale = graph.stale(targets_of(settings))
     if stale:
         target, why = next(iter(stale.items()))
         raise UserError(f"{settings.name} is not up to date ({target}: {why}); first: aigc run {settings.name}")
+    return locked(settings)
+
+
+def locked(settings: Recipe) -> dict[str, Any]:
+    """The same without asking DVC whether it still holds: of a recipe that is known to be up to date."""
     stages = YAML(typ="safe").load(LOCK.read_text())["stages"]
-    return {target: stages[target] for target in targets}
+    return {target: stages[target] for target in targets_of(settings)}
+
+
+def targets_of(settings: Recipe) -> list[str]:
+    return [target for some in graph.stages(settings.name, settings.dataset.name).values() for target in some]
 
 
 def outputs(stages: Mapping[str, Any]) -> dict[str, str]:

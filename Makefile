@@ -39,3 +39,4 @@ $(READY): requirements.lock pyproject.toml
 lock: # write down what this environment has installed, platform-bound packages with their platform
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E '/^(nvidia|cuda|triton)/ s/$$/ ; sys_platform == "linux" and platform_machine == "x86_64"/' > requirements.lock
+	echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"' >> requirements.lock # which redis, and so Prefect, needs there

@@ -27,13 +27,12 @@ PROMOTED = "gate.promotion"  # tag: the one that made it champion
 
 
 class Outcome(NamedTuple):
-    """What became of a recipe's version. ``decided`` is False if that was known before."""
+    """What became of a recipe's version."""
 
     product: str
     version: ModelVersion
     standing: Standing
     decision: Decision
-    decided: bool
 
     @property
     def promoted(self) -> bool:
@@ -56,7 +55,7 @@ def promote(name: str) -> Outcome:
                 "promote" if decision.passed else "refuse", decision.version, standing.champion, decision.reason
             )
             if event:
-                return Outcome(product.name, version, product.standing(), decision, True)
+                return Outcome(product.name, version, product.standing(), decision)
 
 
 def product_of(settings: Recipe) -> Product:
@@ -92,8 +91,8 @@ def before(product: Product, settings: Recipe, version: ModelVersion, standing: 
     events = [event for event in product.ledger() if event.version == number and event.kind != "challenge"]
     refused = bool(events) and events[-1].kind == "refuse" and tags.get(ASKED) == asked(settings, number, standing)
     if standing.champion == number:
-        return Outcome(product.name, version, standing, Decision.recalled(tags[PROMOTED]), False)
-    return Outcome(product.name, version, standing, Decision.recalled(tags[DECIDED]), False) if refused else None
+        return Outcome(product.name, version, standing, Decision.recalled(tags[PROMOTED]))
+    return Outcome(product.name, version, standing, Decision.recalled(tags[DECIDED])) if refused else None
 
 
 def asked(settings: Recipe, number: int, standing: Standing) -> str:
@@ -155,7 +154,7 @@ def verdict(outcome: Outcome) -> str:
     version = outcome.version
     head = f"{outcome.product} version {version.version} ({version.tags['aigc.recipe']})"
     if outcome.promoted:
-        return f"{head} is the champion{'' if outcome.decided else ' already'}: {outcome.decision.reason}"
+        return f"{head} is the champion: {outcome.decision.reason}"
     champion = outcome.standing.champion
     other = "there is no champion" if champion is None else f"version {champion} stays the champion"
     return f"{head} was refused and stays a challenger, {other}: {outcome.decision.reason}"

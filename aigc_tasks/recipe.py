@@ -19,6 +19,7 @@ from aigc_tasks import acquire, clean, evaluate, families, features, networks, p
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import Knobs, suggestion, validated
 from aigc_tasks.layout import PARAMS
+from aigc_tasks.schedule import Schedule
 
 EMPTY = "none is in use; `aigc add NAME` takes one from recipes/"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # DVC's addresses and our folders are made of names
@@ -44,7 +45,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One entry under ``recipes:``: data set, model family, network, the knobs of each stage, and the product."""
+    """One entry under ``recipes:``: data set, model family, network, the knobs of each stage, product, schedule."""
 
     name: str
     dataset: Dataset
@@ -56,6 +57,7 @@ class Recipe:
     sampling: Knobs
     evaluate: evaluate.Knobs
     product: Product | None
+    schedule: Schedule | None
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -97,7 +99,7 @@ def dataset(name: str, path: Path = PARAMS) -> Dataset:
 def recipe(name: str, path: Path = PARAMS) -> Recipe:
     """The validated recipe, its data set with it; raises ``UserError``."""
     sections = {"model", "train", "postprocess", "evaluate"}
-    where, entry = find(path, "recipes", name, sections | {"dataset", "family", "network"}, {"product"})
+    where, entry = find(path, "recipes", name, sections | {"dataset", "family", "network"}, {"product", "schedule"})
     one_of(f"{where}.dataset", entry["dataset"], list(read(path)["datasets"]))
     family = one_of(f"{where}.family", entry["family"], list(families.FAMILIES))
     kind = families.load(family)
@@ -117,6 +119,7 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
         sampling=model.checked(validated(kind.Sampling, after.sampling, f"{where}.postprocess.sampling"), where),
         evaluate=validated(evaluate.Knobs, entry["evaluate"], f"{where}.evaluate"),
         product=None if entry.get("product") is None else product(entry["product"], f"{where}.product", path),
+        schedule=validated(Schedule, entry["schedule"], f"{where}.schedule") if "schedule" in entry else None,
     )
 
 

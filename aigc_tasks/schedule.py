@@ -1,0 +1,67 @@
+"""When a recipe is retrained by itself, and how: the section ``schedule:`` of a recipe, which ``aigc serve`` reads.
+
+No stage reads it, so that nothing runs again because a schedule was changed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, field_validator, model_validator
+
+from aigc_tasks import knobs
+
+BLOCK = r"^(env:[A-Za-z_][A-Za-z0-9_]*|[a-z0-9-]+/[a-z0-9-]+)$"
+
+
+class Schedule(knobs.Knobs):
+    """Without ``cron`` and ``interval`` it is retrained when its data has changed (``aigc watch``), and by hand."""
+
+    cron: str | None = Field(None, description="five fields, or six of which the last is seconds: 0 3 * * *")
+    interval: float | None = Field(None, gt=0, description="seconds between two starts, in place of `cron`")
+    timezone: str = Field("UTC", description="in which `cron` is read, for example Europe/Berlin")
+    on_change: bool = Field(True, description="also when `aigc watch` has seen its data change")
+    overlap: Literal["skip", "queue"] = Field("skip", description="what a start does that finds the last one at work")
+    time_limit: float | None = Field(None, gt=0, description="minutes; a retraining that takes longer is ended")
+    retries: int = Field(0, ge=0, description="of one that failed for a reason which may pass")
+    retry_delay: float = Field(60.0, gt=0, description="seconds before the first retry; twice as many before each next")
+    notify: list[str] = Field([], description="Prefect blocks, slack-webhook/team or secret/address, or env:VARIABLE")
+    push: bool = Field(False, description="share results: fetch and push the branch at `origin`, DVC's remote likewise")
+
+    @field_validator("cron")
+    @classmethod
+    def is_cron(cls, cron: str | None) -> str | None:
+        from prefect.client.schemas.schedules import CronSchedule
+
+        if cron is not None:
+            try:
+                CronSchedule(cron=cron)
+            except ValueError:
+                raise ValueError(f"{cron!r} is no cron expression; write `0 3 * * *` for three every night") from None
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def is_timezone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (OSError, ValueError, LookupError):
+            raise ValueError(f"there is no time zone {name!r}; write one as Europe/Berlin or UTC") from None
+        return name
+
+    @field_validator("notify")
+    @classmethod
+    def are_blocks(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not re.match(BLOCK, name):
+                mend = "name a Prefect block as slack-webhook/team or secret/chat, or a variable as env:CHAT_ADDRESS"
+                raise ValueError(f"an address is not kept in a file that others read; {mend}")
+        return names
+
+    @model_validator(mode="after")
+    def once(self) -> Schedule:
+        if self.cron is not None and self.interval is not None:
+            raise ValueError("`cron` and `interval` are both given; keep one")
+        return self

@@ -78,12 +78,13 @@ def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for
 
 @app.command()
 def retrain(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
-    """Acquire a recipe's data again, say whether it has grown or drifted, and train on it if it has changed."""
+    """Acquire a recipe's data again, and train if it has changed; in a worktree of git, not in this checkout."""
     with one_line_errors():
         from aigc_tasks import recipe as recipes
+        from aigc_tasks import retraining
 
         recipes.recipe(recipe)  # what is wrong there is said before a server starts
-        print(f"\n{run_flow('retrain', recipe)}\n\n{result(recipe)}")
+        print(f"\n{run_flow('retrain', recipe)}\n\n{retraining.found(recipe)}")
 
 
 def undecided(settings: Any) -> bool:
@@ -366,6 +367,72 @@ def ui(
         from aigc_tasks.servers import serve_uis
 
         serve_uis(mlflow_port, prefect_port)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="wanted port of Prefect; the next free one is taken")] = 4200,
+) -> None:
+    """Keep the schedules of params.yaml until Ctrl-C, on 127.0.0.1; goes on with what was killed."""
+    with one_line_errors():
+        from flows import serving
+
+        serving.serve(port)
+
+
+@app.command()
+def status() -> None:
+    """Schedules, last and next runs, decisions, what is live, and what is stuck; ends with 1 if anything is."""
+    with one_line_errors():
+        from aigc_tasks import status as looking
+
+        text, well = looking.status()
+        print(text)
+    sys.exit(0 if well else 1)
+
+
+RecipeName = Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]
+
+
+@app.command()
+def pause(recipe: RecipeName) -> None:
+    """Start no retraining of a recipe by its schedule or by events, until `aigc resume`."""
+    with one_line_errors():
+        from aigc_tasks import status as looking
+
+        print(looking.set_paused(recipe, True))
+
+
+@app.command()
+def resume(recipe: RecipeName) -> None:
+    """Retrain a recipe by its schedule again."""
+    with one_line_errors():
+        from aigc_tasks import status as looking
+
+        print(looking.set_paused(recipe, False))
+
+
+@app.command()
+def watch(
+    dataset: Annotated[list[str] | None, typer.Argument(help="data sets (default: those of all recipes)")] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks")] = 30,
+    settle: Annotated[float, typer.Option(min=0, help="seconds without a change before it is told")] = 60,
+) -> None:
+    """Look at the sources of data sets, and tell Prefect when one has changed, until Ctrl-C."""
+    with one_line_errors():
+        from aigc_tasks import watch as watching
+
+        watching.watch(dataset or [], every, settle, lambda line: print(line, flush=True))
+
+
+@app.command()
+def deploy() -> None:
+    """Write the schedules of params.yaml into prefect.yaml, for workers of a work pool."""
+    with one_line_errors():
+        from flows import deployments
+
+        names = deployments.write()
+        print(f"prefect.yaml: {', '.join(names)}; next: prefect deploy --all")
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ PARAMS = Path("params.yaml")
 CATALOGUE = Path("recipes")
 LOCAL = Path(".aigc")
 """State of this checkout alone: checkpoints of unfinished work, timings, locks. Never versioned, safe to delete."""
+CHECKOUT = "AIGC_CHECKOUT"
+"""Set in a worktree of ours: the checkout that it belongs to."""
 
 
 def enter_project() -> Path:
@@ -25,6 +27,11 @@ def enter_project() -> Path:
             os.chdir(folder)
             return folder
     raise UserError(f"{here}: not in a project; change to the folder that holds dvc.yaml and params.yaml")
+
+
+def outside(place: str) -> Path:
+    """A path that ``params.yaml`` names, which is relative to the user's checkout, also in a worktree of ours."""
+    return Path(os.environ.get(CHECKOUT, ""), Path(place).expanduser())
 
 
 def raw(dataset: str) -> Path:
@@ -49,6 +56,11 @@ def samples(recipe: str) -> Path:
 
 def report(recipe: str) -> Path:
     return Path("reports", recipe)
+
+
+def retraining(recipe: str) -> Path:
+    """The worktree in which the recipe is retrained; beside it lie its lock and a note of who is at work."""
+    return LOCAL / "retrain" / recipe
 
 
 def model_card(recipe: str) -> Path:

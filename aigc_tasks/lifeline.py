@@ -24,6 +24,7 @@ from pathlib import Path
 PIPE = subprocess.PIPE
 PATIENCE = 10.0  # seconds a process group gets between SIGTERM and SIGKILL
 GRACE = 3.0  # seconds a stage gets between SIGTERM and SIGKILL when its DVC is gone
+RUN = "PREFECT__FLOW_RUN_ID"  # set by Prefect for a flow run's process
 WATCH = 0.3  # seconds between two looks at the DVC process
 
 
@@ -99,6 +100,23 @@ def end_with_dvc() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end-with-dvc", daemon=True).start()
+
+
+def end_with_runner() -> None:
+    """In a flow run that Prefect's runner or worker has started: be killed when that process is gone.
+
+    What it was doing has a checkpoint; the next start goes on from there. Nothing in a process that a person started.
+    """
+    if RUN not in os.environ:
+        return
+    first = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == first:
+            time.sleep(WATCH)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="end-with-runner", daemon=True).start()
 
 
 def end_with_parent(parent: int) -> None:

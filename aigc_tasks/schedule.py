@@ -65,3 +65,13 @@ class Schedule(knobs.Knobs):
         if self.cron is not None and self.interval is not None:
             raise ValueError("`cron` and `interval` are both given; keep one")
         return self
+
+    def in_words(self) -> str:
+        """When it starts, in words."""
+        return ", ".join(self.starts + (["when its data has changed"] if self.on_change else [])) or "by hand"
+
+    @property
+    def starts(self) -> list[str]:
+        """The starts that a clock gives."""
+        cron = [f"{self.cron} ({self.timezone})"] if self.cron else []
+        return cron + ([f"every {self.interval:g} s"] if self.interval else [])

@@ -109,6 +109,28 @@ def mlflow(port: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def lasting_prefect(port: int) -> Iterator[str]:
+    """The address of a Prefect API: the user's, one that runs for this checkout, or one started here, found by others.
+
+    ``port`` is wanted for one that is started; the next free one is taken.
+    """
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url or running_prefect()
+    if url is not None:
+        yield str(url)
+        return
+    free = free_port(port)
+    url = f"http://{HOST}:{free}/api"
+    with prefect(free):
+        layout.replace(NOTE, json.dumps({"api": url}))
+        try:
+            yield url
+        finally:
+            NOTE.unlink(missing_ok=True)
+
+
 def serve_uis(mlflow_port: int, prefect_port: int) -> None:
     """Both UIs until Ctrl-C or SIGTERM; says where they are and which ports were taken."""
     for sign in (signal.SIGINT, signal.SIGTERM):

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 STORE = Path("mlruns")
 SQLITE = "sqlite:///"
-LOCK = layout.LOCAL / "mlflow.lock"
 NAMED = "MLFLOW_TRACKING_URI"  # the user's server, if one is named
 FINGERPRINT = "aigc.fingerprint"
 IDENTITY = "aigc.identity"  # of a logged model: a hash of what it is made of
@@ -54,6 +53,19 @@ def tracking_uri() -> str:
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}" if uri.startswith(SQLITE) else uri
 
 
+def store() -> Path | None:
+    """The folder of the SQLite database, which also holds the artifacts; None for a server."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
+
+
+def lock(name: str) -> FileLock:
+    """A lock that all checkouts and worktrees share which share the store; with a server, those of this checkout."""
+    folder = store() or layout.LOCAL
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
+
+
 def open_client() -> MlflowClient:
     """A client of the store, which is made, or mended after the checkout was moved, before anything else sees it."""
     import mlflow
@@ -67,9 +79,9 @@ def open_client() -> MlflowClient:
     mlflow.set_tracking_uri(uri)  # the registry looks up models through it, whatever the client was given
     if not named:
         os.environ.pop(NAMED, None)  # MLflow wrote it there for children, which are to find the store by themselves
-    if uri.startswith(SQLITE):
-        with FileLock(LOCK):
-            anchor(Path(uri.removeprefix(SQLITE)).parent)
+    if (folder := store()) is not None:
+        with lock("mlflow"):
+            anchor(folder)
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)  # creates the tables at the first use, once
         return client
@@ -82,8 +94,6 @@ def anchor(store: Path) -> None:
     MLflow stores where artifacts lie as absolute paths. A checkout may be moved or copied, so the folder the paths were
     written for is kept beside the database, and when it is another one they are rewritten, in one transaction.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    (layout.LOCAL).mkdir(exist_ok=True)
     note = store / "anchor"
     before, now = note.read_text() if note.exists() else None, str(store.resolve())
     if before == now:
@@ -113,10 +123,11 @@ def start_run(client: MlflowClient, experiment: str, name: str, tags: dict[str, 
     """A new run with its tags and parameters; returns its id."""
     from mlflow.entities import Param
 
-    with FileLock(LOCK):  # two recipes of one data set may begin at once
+    with lock("mlflow"):  # two recipes of one data set may begin at once
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            place = None if NAMED in os.environ else str((STORE / "artifacts" / experiment).resolve())
+            folder = store()
+            place = None if folder is None else str(folder / "artifacts" / experiment)
             number = client.create_experiment(experiment, artifact_location=place, tags=KIND)
         else:
             number = found.experiment_id

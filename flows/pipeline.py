@@ -27,17 +27,12 @@ from aigc_tasks.graph import StageFailed
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
 from aigc_tasks.tracking import FLOW_RUN
-from flows import publishing
+from flows import publishing, stopping
 from flows.promote import compete, ended
 
 GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
-WATCH = 3.0  # seconds between two looks whether someone cancelled the run
 UP_TO_DATE = "UpToDate"
-
-
-class CancelRequested(Exception):
-    """Someone pressed Cancel in Prefect's UI."""
 
 
 class OneLine(logging.Filter):
@@ -45,7 +40,7 @@ class OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, StageFailed | UserError):
+        if isinstance(error, StageFailed | UserError | stopping.TimeIsUp):
             record.exc_info = None
             record.msg, record.args = f"Failed: {error}", ()
         return True
@@ -109,8 +104,8 @@ def make_task(step: str, **options: Any) -> Task[..., State]:
         try:
             with one_on_gpu(settings) if step == "train" else free(), bar() as show:
                 log = logger.info if show is None else beside_the_bar(logger.info)
-                outcome = graph.run(targets, log, show, extra, watch_for_cancel(), force)
-        except CancelRequested:
+                outcome = graph.run(targets, log, show, extra, stopping.watch(), force)
+        except stopping.CancelRequested:
             return Cancelled(message="cancelled; run again to go on from the last checkpoint")
         return Completed(name=outcome.capitalize(), message="; ".join(reasons) or "a step before it ran")
 
@@ -118,9 +113,9 @@ def make_task(step: str, **options: Any) -> Task[..., State]:
 
 
 def another_try_may_help(task: Any, run: Any, state: State) -> bool:
-    """Acquiring is tried again unless the stage itself said what the user must mend."""
+    """Unless the stage itself said what the user must mend, or the time is up."""
     error = state.result(raise_on_failure=False)
-    return not (isinstance(error, StageFailed) and error.mendable)
+    return not ((isinstance(error, StageFailed) and error.mendable) or isinstance(error, UserError | stopping.TimeIsUp))
 
 
 STEPS = {
@@ -144,7 +139,7 @@ def only_one_here(recipe: str) -> Iterator[None]:
         if holders := graph.busy():
             get_run_logger().info("waiting for %s, at work in this folder", ", ".join(holders))
         while graph.busy():
-            time.sleep(WATCH)
+            time.sleep(stopping.WATCH)
         yield
     finally:
         lock.release()
@@ -198,20 +193,3 @@ def beside_the_bar(log: Callable[[str], None]) -> Callable[[str], None]:
             log(text)
 
     return line
-
-
-def watch_for_cancel() -> Callable[[], None]:
-    """A function to call often: raises ``CancelRequested`` when the flow run's state says so."""
-    looked = time.monotonic()
-
-    def look() -> None:
-        nonlocal looked
-        if flow_run.id is None or time.monotonic() - looked < WATCH:
-            return
-        looked = time.monotonic()
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(flow_run.id).state
-        if state is not None and (state.is_cancelling() or state.is_cancelled()):
-            raise CancelRequested
-
-    return look

@@ -10,12 +10,14 @@ from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 
-from aigc_tasks import layout, lifeline, tracking
+from aigc_tasks import graph, layout, lifeline, tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
 from aigc_tasks.promote.register import recorded
 from aigc_tasks.recipe import recipe as load
-from flows import publishing
+from flows import publishing, stopping
+
+TIMED_OUT = "TimedOut"
 
 
 @flow(name="promote", flow_run_name="{recipe}", validate_parameters=False)
@@ -33,7 +35,10 @@ def ended(state: State) -> State:
     """The flow's end as its task's: returned as it is, Prefect would say that "1/1 states failed"."""
     error = state.result(raise_on_failure=False)
     message = str(error) if isinstance(error, Exception) else state.message
-    return Cancelled(message=message) if state.is_cancelled() else Failed(message=message)
+    if state.is_cancelled():
+        return Cancelled(message=message)
+    name = TIMED_OUT if isinstance(error, stopping.TimeIsUp) else "Failed"
+    return Failed(name=name, message=message, data=error)
 
 
 @task(name="promote", task_run_name="promote", cache_policy=NO_CACHE, persist_result=False)
@@ -43,7 +48,10 @@ def compete(recipe: str) -> State:
     if outcome is None:
         if (why := promoting.untracked(recipe)) is not None:  # as in a clone after `dvc pull`
             return Completed(name="Skipped", message=f"not promoted: {why}")
-        decide(recipe)
+        try:
+            decide(recipe)
+        except stopping.CancelRequested:
+            return Cancelled(message="cancelled; run again, and the gate decides")
         outcome = promoting.known(recipe)
         if outcome is None:
             return Completed(
@@ -61,7 +69,7 @@ def decide(recipe: str) -> None:
     assert child.stdout is not None
     error = ""
     try:
-        for line in child.stdout:
+        for line in graph.lines_of(child, stopping.watch()):
             if line.startswith("error: "):
                 error = line.removeprefix("error: ").strip()
             get_run_logger().info("%s", line.rstrip())

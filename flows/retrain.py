@@ -1,93 +1,159 @@
-"""The flow ``retrain(recipe)``: acquire again, compare with what the model was trained on, go on as ``pipeline`` does.
+"""The flow ``retrain(recipe)``: acquire again; if that changed anything, train, let the gate decide, keep the result.
 
-DVC does not watch a source, so ``pipeline`` does not see it change: schedule this flow where data keeps coming.
+It works in a worktree of git (``aigc_tasks.retraining``), never in the user's checkout: several run side by side. DVC
+does not watch a source, so ``pipeline`` does not see it change: schedule this flow where data keeps coming.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any
+import time
+from collections.abc import Callable
 
-from prefect import State, flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.states import Completed
+from prefect import State, flow, get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
 
-from aigc_tasks import graph, layout
+from aigc_tasks import graph, layout, lifeline, retraining, tracking
+from aigc_tasks.card import read_card
+from aigc_tasks.errors import UserError
+from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
-from flows.pipeline import STEPS, bring_up_to_date, only_one_here, promoted
+from aigc_tasks.schedule import Schedule
+from flows import starts, stopping
+from flows.drift import DRIFTED, drift
+from flows.pipeline import STEPS, UP_TO_DATE, another_try_may_help, bring_up_to_date, promoted
 from flows.promote import ended
-from flows.publishing import embedded
 
-DRIFTED = "Drifted"
+MISSED, SKIPPED = "Missed", "Skipped"
 
 
 @flow(name="retrain", flow_run_name="{recipe}", validate_parameters=False)
-def retrain(recipe: str) -> State:
+def retrain(recipe: str, because: str = "") -> State:
     """Take in what the source has now, say how it compares with what the model was trained on, train if it changed.
 
-    Ends as ``pipeline`` does, its message begins with the comparison, and Completed is named Drifted after a drift.
+    Ends Completed, named UpToDate (nothing has changed), Promoted, Refused or Drifted; Missed or Skipped if it had
+    to make way for another start; Failed, named TimedOut if its time was up; or Cancelled. ``because`` says what
+    started it.
     """
     layout.enter_project()
+    lifeline.end_with_runner()
     settings = load(recipe)
-    with only_one_here(recipe):
-        acquired = acquire_again(settings)
-        if not acquired.is_completed():
-            return ended(acquired)
-        cleaned = bring_up_to_date(settings, ["clean"])
-        if not cleaned.is_completed():
-            return cleaned
-        compared = drift(settings, return_state=True)  # before training, which takes the place of the old model
-        if not compared.is_completed():
-            return ended(compared)
-        state = promoted(settings, bring_up_to_date(settings, ["train", "postprocess", "evaluate"]))
-        if not state.is_completed():
+    schedule = settings.schedule or Schedule.model_validate({})
+    own, log = str(flow_run.id) if flow_run.id else None, get_run_logger().info
+    before = retraining.note(recipe)
+    if (before is None or before.flow_run != own) and (later := starts.overtaken()):
+        return Completed(name=MISSED, message=f"missed; the start that was due {later} does its work")
+    if because:
+        log("started because of: %s", because)
+    wait = schedule.overlap == "queue" or bool(because) or not starts.is_scheduled()
+    with retraining.turn(recipe, own, wait, log) as other, stopping.limited(schedule.time_limit):
+        if other is not None:
+            return Completed(name=SKIPPED, message=other)
+        if before is not None and before.flow_run not in (None, own):
+            starts.close(before)
+        try:
+            return kept(settings, schedule, because, own)
+        except UserError as error:
+            return Failed(message=str(error))
+
+
+def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
+    """Retrain in the worktree, and keep what came out. Raises ``UserError``."""
+    log = get_run_logger().info
+    with retraining.workplace(settings, log) as work:
+        state = tried(settings, schedule)
+        if state.is_completed():
+            commit = work.keep(account(settings, state, because, own))
+            if commit is not None:
+                log("kept on branch %s: %s", retraining.branch(settings.name), commit[:12])
+    return state
+
+
+def tried(settings: Recipe, schedule: Schedule) -> State:
+    """One attempt, and as many more as the schedule allows while another may help."""
+    look, delay = stopping.watch(), schedule.retry_delay
+    for left in range(schedule.retries, -1, -1):
+        state = attempt(settings)
+        if state.is_completed() or state.is_cancelled() or not left or not another_try_may_help(None, None, state):
             return state
+        get_run_logger().info("%s; tried again in %.0f s", state.message, delay)
+        try:
+            pause(delay, look)
+        except stopping.CancelRequested:
+            return Cancelled(message="cancelled")
+        except stopping.TimeIsUp:
+            return state
+        delay *= 2
+    return state
+
+
+def pause(seconds: float, look: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        look()
+        time.sleep(min(1.0, left))
+
+
+def attempt(settings: Recipe) -> State:
+    """Acquire; stop if that changed nothing; else clean, compare, train and let the gate decide."""
+    acquired = acquire_again(settings)
+    if not acquired.is_completed():
+        return ended(acquired)
+    if not (why := stale(settings)) and promoting_is_over(settings):
+        return Completed(name=UP_TO_DATE, message=f"nothing has changed: {standing(settings)}")
+    get_run_logger().info(
+        "changed: %s", "; ".join(f"{target}: {reason}" for target, reason in why.items()) or "the gate"
+    )
+    cleaned = bring_up_to_date(settings, ["clean"])
+    if not cleaned.is_completed():
+        return cleaned
+    compared = drift(settings, return_state=True)  # before training, which takes the place of the old model
+    if not compared.is_completed():
+        return ended(compared)
+    state = promoted(settings, bring_up_to_date(settings, ["train", "postprocess", "evaluate"]))
+    if not state.is_completed():
+        return state
+    outcome = None if settings.product is None else promoting.known(settings.name)
     name = DRIFTED if compared.name == DRIFTED else state.name
+    if outcome is not None:
+        name = "Promoted" if outcome.promoted else "Refused"
     return Completed(name=name, message=f"{compared.message}; {state.message}")
+
+
+def stale(settings: Recipe) -> dict[str, str]:
+    stages = graph.stages(settings.name, settings.dataset.name)
+    return graph.stale([target for some in stages.values() for target in some])
+
+
+def promoting_is_over(settings: Recipe) -> bool:
+    """Whether the gate has nothing to say: there is none, or it has decided."""
+    if settings.product is None or promoting.known(settings.name) is not None:
+        return True
+    return promoting.untracked(settings.name) is not None
+
+
+def standing(settings: Recipe) -> str:
+    """What is so if nothing has changed."""
+    outcome = None if settings.product is None else promoting.known(settings.name)
+    return f"{settings.name} is up to date" + ("" if outcome is None else f"; {promoting.verdict(outcome)}")
+
+
+def account(settings: Recipe, state: State, because: str, own: str | None) -> str:
+    """The message of the commit that keeps what came out: run, version and decision."""
+    recipe = settings.name
+    run = tracking.find_run(tracking.open_client(), read_card(layout.model(recipe)).fingerprint)
+    outcome = None if settings.product is None else promoting.known(recipe)
+    lines = [f"Retrain {recipe}: {(state.name or '').lower()}", "", state.message or "", ""]
+    lines += [f"Because: {because}"] if because else []
+    lines += [f"MLflow run: {run or 'not in this store'}"]
+    lines += [f"Prefect run: {own}"] if own else []
+    if outcome is not None:
+        lines += [f"Version: {outcome.product} {outcome.version.version}", f"Decision: {promoting.verdict(outcome)}"]
+    return "\n".join(lines)
 
 
 def acquire_again(settings: Recipe) -> State:
     targets = graph.stages(settings.name, settings.dataset.name)["acquire"]
     reasons = [f"{target}: its source may have changed" for target in targets]
     return STEPS["acquire"](settings, targets, reasons, force=True, return_state=True)
-
-
-@task(name="drift", task_run_name="drift", cache_policy=NO_CACHE, persist_result=False)
-def drift(settings: Recipe) -> State:
-    """Compare the data as it is now with what the model was trained on; ends Same, Grown or Drifted."""
-    if not (layout.model(settings.name) / "profile.npz").exists():
-        return Completed(name="Skipped", message=f"{settings.name} has no model here yet to compare its data with")
-    from aigc_tasks.drift import drift as compare  # imports SciPy, which schedules and `aigc --help` need not wait for
-
-    compare(settings.name)
-    found = json.loads((layout.report(settings.name) / "drift.json").read_text())
-    message = in_words(found)
-    get_run_logger().info("%s", message)
-    publish_drift(found, message)
-    return Completed(name=found["verdict"].capitalize(), message=message)
-
-
-def in_words(found: dict[str, Any]) -> str:
-    """The verdict in one line."""
-    verdict = {"same": "is the same", "grown": "has grown", "drifted": "has drifted"}[found["verdict"]]
-    about = "" if found["exact"] else "about "
-    line = f"{found['dataset']} {verdict}: {about}{found['new']:,} images new, {about}{found['gone']:,} gone"
-    changed = [test["name"] for test in found["tests"] if test["changed"]]
-    picture = layout.report(found["recipe"]) / "drift.png"
-    return f"{line}; changed: {', '.join(changed)}; see {picture}" if changed else line
-
-
-def publish_drift(found: dict[str, Any], message: str) -> None:
-    """The tests as a table, and the picture, as an artifact in Prefect's UI."""
-    recipe, rows = found["recipe"], ["| | then | now | effect | p | |", "|---|---|---|---|---|---|"]
-    for test in found["tests"]:
-        name, mark = test["name"].replace("|", "\\|"), "changed" if test["changed"] else ""  # a class may be called a|b
-        rows.append(f"| {name} | {test['then']} | {test['now']} | {test['effect']:.2f} | {test['p']:.2g} | {mark} |")
-    table, picture = "\n".join(rows), embedded(layout.report(recipe) / "drift.png")
-    create_markdown_artifact(
-        key=f"{recipe.replace('_', '-')}-drift",
-        markdown=f"# {recipe}: {found['verdict']}\n\n{message}\n\n{table}\n\n![drift]({picture})",
-        description=found["verdict"],
-    )

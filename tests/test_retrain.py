@@ -1,20 +1,23 @@
-"""The flow ``retrain`` on a real Prefect server: the same data, grown data, drifted data, and no model yet."""
+"""The flow ``retrain`` on a real Prefect server: what it does, what it keeps, and that nobody is disturbed by it."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from conftest import Project, checkout
 from PIL import Image
-from test_flows import ask, wait_for_run
-
-from aigc_tasks import lifeline
+from ruamel.yaml import YAML
+from test_flows import ask
+from test_kills import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -33,18 +36,19 @@ def draw(place: Path, numbers: range, invert: bool = False) -> None:
         Image.fromarray(255 - pixels[number] if invert else pixels[number]).save(path)
 
 
+def learn_from_a_folder(params: Any) -> None:
+    """The recipe draws its data from ``pictures``, beside ``params.yaml``."""
+    params["datasets"]["digits"]["acquire"] = {"kind": "folder", "source": "pictures"}
+    params["datasets"]["digits"]["clean"] = {"checks": {"near_duplicate": "off"}}
+    params["recipes"]["digits-gan"]["postprocess"] = {"count": 60}
+
+
 @pytest.fixture(scope="module")
 def on_a_folder(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Project:
-    """A project that has learned from a folder of pictures, ``pictures`` in it. Take a copy, ``trained``."""
+    """A project that has learned from a folder of pictures. Take a copy, ``trained``."""
     project = checkout(Project(tmp_path_factory.mktemp("retrain") / "project", dict(env)))
     draw(project.path / "pictures", range(FIRST))
-
-    def use_it(params: Any) -> None:
-        params["datasets"]["digits"]["acquire"] = {"kind": "folder", "source": "pictures"}
-        params["datasets"]["digits"]["clean"] = {"checks": {"near_duplicate": "off"}}
-        params["recipes"]["digits-gan"]["postprocess"] = {"count": 60}
-
-    project.edit(use_it)
+    project.edit(learn_from_a_folder)
     project.check("dvc", "repro")
     return project
 
@@ -63,7 +67,7 @@ def last_run(project: Project) -> tuple[dict[str, Any], dict[str, str], dict[str
     newest = {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_DESC", "limit": 1}
     (run,) = ask(api, "/flow_runs/filter", newest)
     chosen = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 15
     while True:  # task runs are recorded from events, a moment later
         tasks = {task["name"]: task["state_name"] for task in ask(api, "/task_runs/filter", chosen)}
         if (len(tasks) == 6 and "Running" not in tasks.values()) or time.monotonic() > deadline:
@@ -73,47 +77,78 @@ def last_run(project: Project) -> tuple[dict[str, Any], dict[str, str], dict[str
     return run, tasks, {artifact["key"]: artifact["data"] for artifact in artifacts}
 
 
+def worktree(project: Project, recipe: str = "digits-gan") -> Project:
+    return Project(project.path / ".aigc/retrain" / recipe, project.env)
+
+
+def kept(project: Project, recipe: str = "digits-gan") -> dict[str, Any]:
+    """The stages in ``dvc.lock`` at the tip of the recipe's branch."""
+    return YAML(typ="safe").load(project.check("git", "show", f"retrain/{recipe}:dvc.lock"))["stages"]
+
+
+def branches(project: Project) -> str:
+    return project.check("git", "branch", "--list", "retrain/*")
+
+
+def seen(project: Project) -> dict[str, bytes]:
+    """Everything that a user sees in the checkout: all files but those below .git and our own scratch folder."""
+    files = (path for path in project.path.rglob("*") if path.is_file())
+    apart = (".git", ".aigc", ".dvc", "mlruns")
+    return {str(path): path.read_bytes() for path in files if path.relative_to(project.path).parts[0] not in apart}
+
+
 def versions(project: Project) -> list[str]:
     """How many entries the data set had at each version, newest first."""
-    log = project.check("aigc", "data", "log", "digits")
+    log = worktree(project).check("aigc", "data", "log", "digits")
     return re.findall(r"^ +\d+  \S+ \S+ +\S+ +(\d+) ", log, re.MULTILINE)
 
 
 def test_the_same_source_trains_nothing(trained: Project) -> None:
-    before = (trained.path / "dvc.lock").read_bytes()
+    before = seen(trained)
     said = trained.check("aigc", "retrain", "digits-gan")
-    assert "\ndigits is the same: 0 images new, 0 gone; digits-gan is up to date\n" in said
+    assert "\nnothing has changed: digits-gan is up to date\n" in said
     run, tasks, artifacts = last_run(trained)
     assert run["state_name"] == "UpToDate"
-    assert tasks.pop("acquire") == "Ran"
-    assert tasks.pop("drift") == "Same"
-    assert tasks == dict.fromkeys(("clean", "train", "postprocess", "evaluate"), "Skipped")
-    assert artifacts.keys() == {"digits-gan-drift", "digits-gan-quality", "digits-data"}
-    assert (trained.path / "dvc.lock").read_bytes() == before
+    assert tasks == {"acquire": "Ran"}
+    assert not artifacts
+    assert seen(trained) == before
     assert len(trained.runs()) == 1
+    assert branches(trained) == "", "there is nothing to keep"
     assert versions(trained) == [str(FIRST)]
 
 
-def test_a_grown_source_is_a_new_version_and_a_new_training(trained: Project, tmp_path: Path) -> None:
+def test_a_grown_source_is_trained_on_and_kept_on_a_branch(trained: Project, tmp_path: Path) -> None:
     draw(trained.path / "pictures", range(FIRST, GROWN))
-    trained.copied(tmp_path / "by-hand")
+    by_hand = trained.copied(tmp_path / "by-hand")
+    before = seen(trained), trained.check("git", "status", "--porcelain"), trained.check("git", "log", "--oneline")
     said = trained.check("aigc", "retrain", "digits-gan")
     assert f"\ndigits has grown: {GROWN - FIRST} images new, 0 gone; digits-gan is up to date\n" in said
+    assert "git merge retrain/digits-gan" in said
+    after = seen(trained), trained.check("git", "status", "--porcelain"), trained.check("git", "log", "--oneline")
+    assert after == before, "the checkout is as it was"
+
     run, tasks, artifacts = last_run(trained)
     assert run["state_name"] == "Completed"
-    assert run["state"]["message"].startswith("digits has grown: ")
     assert tasks.pop("drift") == "Grown"
     assert tasks == dict.fromkeys(("acquire", "clean", "train", "postprocess", "evaluate"), "Ran")
     assert "| brightness | " in artifacts["digits-gan-drift"]
     assert "data:image/png;base64," in artifacts["digits-gan-drift"]
     assert len(trained.runs()) == 2
     assert versions(trained) == [str(GROWN), str(FIRST)]
-    assert "digits-gan: same: " in trained.check("aigc", "drift", "digits-gan")
 
-    by_hand = Project(tmp_path / "by-hand", trained.env)
+    message = trained.check("git", "log", "-1", "--format=%B", "retrain/digits-gan")
+    newest = max(trained.runs(), key=lambda one: one.info.start_time)
+    assert message.startswith("Retrain digits-gan: completed\n")
+    assert f"MLflow run: {newest.info.run_id}" in message
+    assert f"Prefect run: {run['id']}" in message
+
     by_hand.check("aigc", "data", "update", "digits")
-    for stage in ("acquire@digits", "clean@digits"):
-        assert by_hand.lock()[stage] == trained.lock()[stage]
+    by_hand.check("dvc", "repro")
+    assert kept(trained) == by_hand.lock(), "the same bytes as by hand"
+
+    assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
+    assert trained.check("git", "rev-list", "--count", "retrain/digits-gan").strip() == "3"  # start, edits, result
+    assert len(trained.runs()) == 2
 
 
 def test_inverted_pictures_are_a_drift_that_the_run_is_named_after(trained: Project) -> None:
@@ -125,11 +160,13 @@ def test_inverted_pictures_are_a_drift_that_the_run_is_named_after(trained: Proj
     assert re.search(r"changed: .*brightness.*; see reports/digits-gan/drift.png", run["state"]["message"])
     assert (tasks["drift"], tasks["train"]) == ("Drifted", "Ran")
     assert re.search(r"\| brightness \|.*\| changed \|", artifacts["digits-gan-drift"])
-    assert Image.open(trained.path / "reports/digits-gan/drift.png").width > 1000
+    assert Image.open(worktree(trained).path / "reports/digits-gan/drift.png").width > 1000
     assert len(trained.runs()) == 2
 
 
-def test_from_nothing_it_gives_the_bytes_of_dvc_repro(finished: Project, project: Project, prefect_api: str) -> None:
+def test_from_nothing_it_gives_the_bytes_of_dvc_repro_and_is_merged(
+    finished: Project, project: Project, prefect_api: str
+) -> None:
     project.env["PREFECT_API_URL"] = prefect_api
     said = project.check("aigc", "retrain", "digits-gan")
     assert "\ndigits-gan has no model here yet to compare its data with; digits-gan is up to date\n" in said
@@ -138,28 +175,195 @@ def test_from_nothing_it_gives_the_bytes_of_dvc_repro(finished: Project, project
     assert tasks.pop("drift") == "Skipped"
     assert set(tasks.values()) == {"Ran"}
     assert "digits-gan-drift" not in artifacts
-    assert project.lock() == finished.lock()
+    assert kept(project) == finished.lock()
+
+    project.check("git", "merge", "--ff-only", "retrain/digits-gan")
+    project.check("dvc", "checkout")
+    assert "is up to date: nothing to run" in project.check("aigc", "run", "digits-gan")
+    assert "nothing has changed" in project.check("aigc", "retrain", "digits-gan")
 
 
 def test_a_source_that_is_gone_ends_it_with_the_stages_own_line(trained: Project) -> None:
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"retries": 3, "retry_delay": 60}))
     shutil.rmtree(trained.path / "pictures")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
-    assert re.match(r"error: acquire@digits: pictures: no such folder or file; ", done.stderr.splitlines()[-1])
+    assert re.match(r"error: acquire@digits: .*pictures: no such folder or file; ", done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr + done.stdout
+    assert "tried again" not in done.stderr + done.stdout, "waiting cannot help"
+    assert branches(trained) == ""
     assert "up to date" in trained.check("aigc", "run", "digits-gan"), "the data and the model before are still there"
 
 
-def test_its_deployment_runs_on_a_worker_and_its_schedule_sleeps(done: Project, prefect_api: str) -> None:
-    done.env["PREFECT_API_URL"] = prefect_api
-    done.check("prefect", "work-pool", "create", "aigc", "--type", "process", "--overwrite")  # test_flows has one too
-    done.check("prefect", "--no-prompt", "deploy", "--name", "digits-gan-retrain")
-    (deployment,) = ask(prefect_api, "/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
-    assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
-    done.check("prefect", "deployment", "run", "retrain/digits-gan-retrain")
-    worker = done.start("prefect", "worker", "start", "--pool", "aigc", start_new_session=True)
-    try:
-        run = wait_for_run(prefect_api, "digits-gan-retrain", 180)
-    finally:
-        lifeline.stop(worker)
-    assert run["state_name"] == "UpToDate"
+def slowly(params: Any) -> None:
+    params["recipes"]["digits-gan"]["train"] = {"steps": 600, "checkpoint_every": 20, "picture_every": 600}
+
+
+def at_work(project: Project, what: str) -> psutil.Process | None:
+    """The process at work below the project's folder whose command line holds ``what``."""
+    for process in psutil.process_iter():
+        try:
+            below = Path(process.cwd()).is_relative_to(project.path)
+            if below and what in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        except (psutil.Error, OSError):
+            continue
+    return None
+
+
+def checkpointed(project: Project) -> bool:
+    return any((worktree(project).path / ".aigc/checkpoints").rglob("checkpoint.safetensors"))
+
+
+def test_kill_9_in_training_and_the_next_goes_on_in_the_same_run(trained: Project, tmp_path: Path) -> None:
+    draw(trained.path / "pictures", range(FIRST, GROWN))
+    trained.edit(slowly)
+    undisturbed = trained.copied(tmp_path / "undisturbed")
+    first = trained.start("aigc", "retrain", "digits-gan")
+    wait_for(lambda: checkpointed(trained))
+    first.kill()
+    first.communicate()
+    wait_for(lambda: at_work(trained, "aigc_tasks.train") is None)
+    killed, _, _ = last_run(trained)
+    assert killed["state_name"] == "Running", "nobody was left to say otherwise"
+
+    said = trained.run("aigc", "retrain", "digits-gan")
+    assert said.returncode == 0, said.stderr
+    assert "resumes after step" in said.stdout + said.stderr
+    assert f"digits has grown: {GROWN - FIRST} images new, 0 gone" in said.stdout, "compared with the model before"
+    assert len(trained.runs()) == 2, "the training that was killed has one run, and so has the one before"
+    states = {run["id"]: run["state_name"] for run in ask(trained.env["PREFECT_API_URL"], "/flow_runs/filter", {})}
+    assert states[killed["id"]] == "Crashed"
+    undisturbed.check("aigc", "retrain", "digits-gan")
+    assert kept(undisturbed) == kept(trained)
+
+
+def test_a_stage_that_is_killed_is_tried_again_as_often_as_allowed(trained: Project) -> None:
+    draw(trained.path / "pictures", range(FIRST, GROWN))
+    trained.edit(slowly)
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"retries": 1, "retry_delay": 0.5}))
+    retraining = trained.start("aigc", "retrain", "digits-gan")
+    wait_for(lambda: checkpointed(trained))
+    stage = at_work(trained, "-m aigc_tasks.train")
+    assert stage is not None
+    stage.send_signal(signal.SIGKILL)  # as the kernel does when memory runs out
+    said, _ = retraining.communicate()
+    assert retraining.returncode == 0, said
+    assert "tried again in" in said
+    assert "resumes after step" in said
+
+
+def test_it_ends_when_its_time_is_up(trained: Project) -> None:
+    draw(trained.path / "pictures", range(FIRST, GROWN))
+    trained.edit(slowly)
+    trained.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(steps=100_000))
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"time_limit": 0.4, "retries": 2}))
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: its time limit is up")
+    run, _, _ = last_run(trained)
+    assert (run["state_type"], run["state_name"]) == ("FAILED", "TimedOut")
+    assert at_work(trained, "aigc_tasks.train") is None
+
+
+def test_two_side_by_side_and_the_gate_that_refuses_a_bad_knob(trained: Project) -> None:
+    """A good and a hopeless recipe compete for a product; both are retrained at once, in worktrees of their own."""
+
+    def compete(params: Any) -> None:
+        params["recipes"]["digits-gan"]["product"] = "numbers"
+        params["recipes"]["digits-gan"]["postprocess"] = {"count": 100}
+        other = YAML(typ="safe").load((trained.path / "recipes/digits-gan-hasty.yaml").read_text())["recipes"]
+        params["recipes"]["bad"] = other["digits-gan-hasty"] | {
+            "product": "numbers",
+            "train": {"steps": 1},
+            "postprocess": {"count": 100},
+        }
+        params["products"] = {"numbers": {"gate": {"at_most": {"fid_ratio": 500.0}}}}
+
+    trained.edit(compete)
+    draw(trained.path / "pictures", range(FIRST, GROWN))
+    before = seen(trained)
+    both = [trained.start("aigc", "retrain", recipe) for recipe in ("digits-gan", "bad")]
+    said = [one.communicate()[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert seen(trained) == before
+    client = trained.mlflow()
+    found = {one.tags["aigc.recipe"]: one.version for one in client.search_model_versions("name='numbers'")}
+    assert found.keys() == {"digits-gan", "bad"}
+    shared = ("acquire@digits", "clean@digits", "features@digits")
+    assert [kept(trained)[at] for at in shared] == [kept(trained, "bad")[at] for at in shared]
+    trained.check("aigc", "retrain", "digits-gan")  # it may have lost to the other's first come
+
+    champion = client.get_model_version_by_alias("numbers", "champion")
+    assert champion.tags["aigc.recipe"] == "digits-gan"
+    for recipe, version in found.items():
+        message = trained.check("git", "log", "-1", "--format=%B", f"retrain/{recipe}")
+        assert f"Version: numbers {version}\n" in message
+        assert "Decision: numbers version" in message
+    proof = trained.run("aigc", "verify", "numbers@champion")
+    assert proof.returncode == 0, (
+        "its commit is on the branch, although nothing was committed by the user\n" + proof.stdout
+    )
+
+
+def test_a_copy_of_the_checkout_keeps_out_of_the_originals_worktree(trained: Project, tmp_path: Path) -> None:
+    trained.check("aigc", "retrain", "digits-gan")
+    copy = trained.copied(tmp_path / "copy")
+    draw(copy.path / "pictures", range(FIRST, GROWN))
+    copy.check("aigc", "retrain", "digits-gan")
+    assert branches(copy).strip() == "retrain/digits-gan"
+    assert branches(trained) == ""
+    trained.path.rename(tmp_path / "moved")
+    moved = Project(tmp_path / "moved", trained.env)
+    moved.check("aigc", "retrain", "digits-gan")
+    assert branches(moved) == "", "nothing has changed"
+    assert len(moved.runs()) == 1
+
+
+def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
+    trained.check("git", "switch", "--quiet", "--create", "retrain/digits-gan")
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the checkout is on branch retrain/digits-gan")
+    shutil.rmtree(trained.path / ".git")
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: git")
+
+
+def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aigc_tasks import retraining
+
+    monkeypatch.chdir(tmp_path)
+    program = (
+        "import sys; from aigc_tasks import retraining\n"
+        "with retraining.turn('r', None, sys.argv[1] == 'wait', print) as why:\n"
+        "    print(why, flush=True)\n"
+        "    why or input()\n"
+    )
+
+    def start(how: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen(["python", "-c", program, how], cwd=tmp_path, stdin=pipe, stdout=pipe, text=True)
+
+    first = start("skip")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "None\n"
+    assert retraining.at_work("r")
+    assert "r is being retrained already (process" in start("skip").communicate()[0]
+    second = start("wait")
+    assert second.stdout is not None
+    assert "waiting for the retraining of r" in second.stdout.readline()
+    assert "another start waits for its end already" in start("wait").communicate()[0]
+    assert retraining.unfinished() == []
+    first.kill()
+    first.wait()
+    assert second.stdout.readline() == "None\n"
+    assert retraining.note("r").pid == second.pid  # type: ignore[union-attr]
+    second.kill()
+    second.wait()
+    assert [one.pid for one in retraining.unfinished()] == [second.pid]
+    third = start("skip")
+    third.communicate("\n")
+    assert retraining.unfinished() == [], "it has ended by itself"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from aigc_tasks import acquire
+from aigc_tasks import acquire, layout
 from aigc_tasks.acquire import Entry, archives
 from aigc_tasks.acquire import labels as csv
 from aigc_tasks.errors import UserError
@@ -33,7 +33,7 @@ class Source(acquire.Source):
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
-        place = Path(self.source).expanduser()
+        place = layout.outside(self.source)
         return labelled(partial(listed, place, self.limit), self.labels, self.source)
 
 
@@ -51,7 +51,7 @@ def labelled(
         if "://" in labels:
             own = labels.removeprefix(place.rstrip("/") + "/")
         else:
-            own = os.path.relpath(Path(labels).expanduser().resolve(), Path(place).expanduser().resolve())
+            own = os.path.relpath(layout.outside(labels).resolve(), layout.outside(place).resolve())
         entries = (by_folder(entry)._replace(label=None) for entry in listing() if entry.id != own)
         return csv.applied(entries, labels, options)
     if labels is None:

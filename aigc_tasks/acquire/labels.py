@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from aigc_tasks import layout
 from aigc_tasks.acquire import Entry, archives, remote
 from aigc_tasks.errors import UserError
 
@@ -71,7 +72,7 @@ def fetched(place: str, options: dict[str, Any] | None) -> bytes:
         with TemporaryDirectory() as folder:
             return remote.download(place, Path(folder), options=options).read_bytes()
     try:
-        with archives.regular(Path(place).expanduser()) as file:
+        with archives.regular(layout.outside(place)) as file:
             return file.read()
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aigc_tasks import layout
 from aigc_tasks.acquire import Entry, archives, folder, remote
 from aigc_tasks.acquire.labels import SPLITS
 from aigc_tasks.errors import UserError
@@ -71,7 +72,7 @@ def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work
     fetched.
     """
     path = remote.local(source)
-    source = str(path) if path else source if remote.is_url(source) else str(Path(source).expanduser())
+    source = str(path) if path else source if remote.is_url(source) else str(layout.outside(source))
     places = list(islice(expanded(source), MOST + 1))
     if len(places) > MOST:
         raise UserError(f"{source}: stands for more than {MOST:,} files; set `source` in params.yaml to their folder")

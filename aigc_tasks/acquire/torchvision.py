@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from aigc_tasks import acquire
+from aigc_tasks import acquire, layout
 from aigc_tasks.acquire import Entry, remote
 from aigc_tasks.errors import UserError
 
@@ -54,7 +54,7 @@ def entries(name: str, place: str | None, knob: str, work: Path) -> Iterator[Ent
     files, urls, read = SETS[name]
     mend = f"set `{knob}` in params.yaml to a folder or URL that holds {name}'s files as published: {', '.join(files)}"
     if place is not None and not remote.is_url(place):
-        folder = Path(place).expanduser()
+        folder = layout.outside(place)
         for file, md5 in files.items():
             check(folder, file, md5, mend)
     else:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, model_validator
 
-from aigc_tasks import acquire
+from aigc_tasks import acquire, layout
 from aigc_tasks.acquire import Entry, archives, folder, labels, remote
 from aigc_tasks.acquire.store import kept, named
 from aigc_tasks.errors import UserError
@@ -119,7 +119,7 @@ def read(place: str) -> list[Listed]:
 def content(place: str) -> bytes:
     if remote.is_url(place):
         return remote.read(place, LIST)
-    with archives.regular(Path(place).expanduser()) as file:
+    with archives.regular(layout.outside(place)) as file:
         return file.read()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aigc_tasks import layout
 from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 
@@ -97,7 +96,7 @@ def pretrained(name: str, weights: str | None) -> Pretrained:
     """The network with weights from a file of the user's; nothing in it is executed. Raises ``UserError``."""
     trunk = Pretrained(name)
     if weights is not None:
-        path = Path(weights).expanduser()
+        path = layout.outside(weights)
         try:
             found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
             trunk.network.load_state_dict(found)

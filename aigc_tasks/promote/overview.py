@@ -60,8 +60,12 @@ def figures(version: ModelVersion) -> str:
 
 
 def age(event: Event) -> str:
+    return ago(datetime.fromisoformat(event.time))
+
+
+def ago(when: datetime) -> str:
     """How long ago, in words."""
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(event.time)).total_seconds()
+    seconds = (datetime.now(UTC) - when).total_seconds()
     for size, unit in UNITS:
         if seconds >= size:
             number = int(seconds // size)

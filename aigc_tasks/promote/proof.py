@@ -14,14 +14,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from aigc_tasks import graph, layout, lifeline, tracking
+from aigc_tasks import graph, layout, lifeline, tracking, worktree
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import registry, served
 from aigc_tasks.promote.register import CARD, DESCRIBED, LOCK, PROVENANCE, outputs, tags_of
@@ -88,7 +87,7 @@ def links(product: registry.Product, version: ModelVersion, which: str, retrain:
             yield Link("code", UNKNOWN, "it was made outside git; nobody knows from which code")
             return
         try:
-            with worktree(source["commit"]) as place:
+            with worktree.temporary(source["commit"]) as place:
                 yield from repeated(Place(place, folder, source), retrain)
         except UserError as error:
             yield Link("code", UNKNOWN, str(error))
@@ -118,24 +117,6 @@ def run(version: ModelVersion, source: Mapping[str, Any]) -> Link:
     if len(known) > 1 or source["run"] != version.run_id:
         return Link("run", BROKEN, f"run {version.run_id} is of another training than the version says")
     return Link("run", HOLDS, f"{version.run_id}, fingerprint {source['fingerprint'][:12]}")
-
-
-@contextmanager
-def worktree(commit: str) -> Iterator[Path]:
-    """The project at that commit, in a temporary folder; raises ``UserError`` if git cannot give it."""
-    with tempfile.TemporaryDirectory() as scratch:
-        whole = Path(scratch, "worktree")
-        command = ["git", "worktree", "add", "--detach", "--quiet", str(whole), commit]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or ["git worktree failed"]
-            raise UserError(f"git cannot give commit {commit[:12]}: {said[-1]}; fetch it if it is not here")
-        below = subprocess.run(["git", "rev-parse", "--show-prefix"], capture_output=True, text=True).stdout.strip()
-        try:
-            yield whole / below
-        finally:
-            shutil.rmtree(whole, ignore_errors=True)
-            subprocess.run(["git", "worktree", "prune"], capture_output=True, check=False)
 
 
 @dataclass(frozen=True)
@@ -252,12 +233,7 @@ def prepare(place: Place) -> None:
     """Let DVC in the worktree know what was recorded, and where the bytes may lie."""
     with open(place.path / LOCK, "w") as file:
         YAML(typ="safe").dump({"schema": "2.0", "stages": dict(place.stages)}, file)
-    here = Path(".dvc/config.local")
-    if here.exists():
-        shutil.copyfile(here, place.path / here)
-    cache = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True).stdout.strip()
-    place.dvc("config", "--local", "cache.dir", str(Path(cache).resolve()))
-    place.dvc("config", "--local", "cache.type", "copy")  # what is repeated here must not write into the cache
+    worktree.share_cache(place.path, type="copy")  # what is repeated here must not write into the cache
 
 
 def step(place: Place, name: str, path: Path, stage: tuple[str, str] | None = None) -> Link:

@@ -17,9 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock
-
-from aigc_tasks import layout, tracking
+from aigc_tasks import tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import suggestion
 
@@ -103,12 +101,11 @@ class Product:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """One command of this checkout at a time; the registered model is there, its aliases are right again.
+        """One command at a time; the registered model is there, its aliases are right again.
 
         Raises ``UserError`` for a registered model that somebody else has made.
         """
-        layout.LOCAL.mkdir(exist_ok=True)
-        with FileLock(layout.LOCAL / f"product-{self.name}.lock"):
+        with tracking.lock(f"product-{self.name}"):
             if self.found() is None:
                 self.client.create_registered_model(self.name)
             foreign = [one.version for one in self.versions() if tracking.IDENTITY not in one.tags]

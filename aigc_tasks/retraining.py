@@ -1,0 +1,257 @@
+"""One retraining: whose turn it is, the worktree that it works in, and the branch that keeps what came out.
+
+The user's checkout is read, never written. The worktree ``.aigc/retrain/RECIPE`` stays from one retraining to the next,
+and with it the checkpoints of one that was killed. What came out is a commit on the branch ``retrain/RECIPE``: its
+first parent is the project that was retrained, its tree the same with the new ``dvc.lock`` and ``reports/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from aigc_tasks import graph, layout, tracking, worktree
+from aigc_tasks.errors import UserError
+from aigc_tasks.recipe import Recipe
+from aigc_tasks.worktree import git
+
+LOCK = "dvc.lock"
+ORIGIN = "origin"
+
+
+@dataclass(frozen=True)
+class Note:
+    """Who retrains a recipe; what a killed one leaves behind."""
+
+    recipe: str
+    pid: int
+    flow_run: str | None
+    began: str
+
+
+def branch(recipe: str) -> str:
+    return f"retrain/{recipe}"
+
+
+def beside(recipe: str, ending: str) -> Path:
+    place = layout.retraining(recipe)
+    return place.with_name(f"{place.name}.{ending}")
+
+
+def note(recipe: str) -> Note | None:
+    """Of the retraining that is at work, or was when it was killed."""
+    try:
+        return Note(**json.loads(beside(recipe, "json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def at_work(recipe: str) -> bool:
+    """Whether a living process retrains the recipe on this machine."""
+    if not beside(recipe, "lock").exists():
+        return False
+    try:
+        with FileLock(beside(recipe, "lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def unfinished() -> list[Note]:
+    """What was killed, and that nobody goes on with."""
+    found = [note(path.stem) for path in sorted(layout.retraining("x").parent.glob("*.json"))]
+    return [one for one in found if one is not None and not at_work(one.recipe)]
+
+
+@contextmanager
+def turn(recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], None]) -> Iterator[str | None]:
+    """None while it is this process's turn; else, at once, why it is not. ``wait`` for one other at most.
+
+    The note stays behind when the process is killed or interrupted, so that somebody can go on.
+    """
+    beside(recipe, "lock").parent.mkdir(parents=True, exist_ok=True)
+    lock, queue = (FileLock(beside(recipe, ending)) for ending in ("lock", "queue"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        other = note(recipe)
+        who = f"process {other.pid}, since {other.began}" if other else "another process"
+        if not wait:
+            yield f"{recipe} is being retrained already ({who})"
+            return
+        try:
+            queue.acquire(timeout=0)
+        except Timeout:
+            yield f"{recipe} is being retrained ({who}), and another start waits for its end already"
+            return
+        say(f"waiting for the retraining of {recipe} that is at work ({who})")
+        with queue:
+            lock.acquire(poll_interval=1)
+    try:
+        mine = Note(recipe, os.getpid(), flow_run, datetime.now(UTC).isoformat(timespec="seconds"))
+        layout.replace(beside(recipe, "json"), json.dumps(mine.__dict__))
+        try:
+            yield None
+        except Exception:  # it has ended, unlike after KeyboardInterrupt and SIGTERM
+            beside(recipe, "json").unlink()
+            raise
+        beside(recipe, "json").unlink()
+    finally:
+        lock.release()
+
+
+@contextmanager
+def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplace]:
+    """Work in the recipe's worktree, with the checkout's code, parameters, data and newest results.
+
+    To be used within ``turn``. Raises ``UserError``.
+    """
+    push = settings.schedule is not None and settings.schedule.push
+    own = branch(settings.name)
+    if git("rev-parse", "--abbrev-ref", "HEAD") == own:
+        raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
+    with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
+        rivals = fetched(own) if push else []
+        base, tip = worktree.snapshot(), tip_of(own)
+        before = lock_in(layout.retraining(settings.name))
+        project = worktree.put(layout.retraining(settings.name), base)
+    worktree.share_cache(project)
+    work = Workplace(settings, base, tip, rivals, push, say)
+    environment = {layout.CHECKOUT: str(Path.cwd()), tracking.NAMED: tracking.tracking_uri()}
+    kept = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with chdir(project):
+            work.furnish(before)
+            yield work
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The worktree, in which this process is."""
+
+    settings: Recipe
+    base: str  # the commit of the project that is retrained
+    tip: str | None  # of the branch
+    rivals: list[str]  # what another machine has put on the branch meanwhile
+    push: bool
+    say: Callable[[str], None]
+
+    @property
+    def targets(self) -> list[str]:
+        stages = graph.stages(self.settings.name, self.settings.dataset.name)
+        return [target for some in stages.values() for target in some]
+
+    def furnish(self, before: dict[str, Any]) -> None:
+        """Results of the branch where they are newer than the checkout's, and from DVC's cache what belongs to them.
+
+        ``before`` is what ``dvc.lock`` said here when the last retraining ended, however it did.
+        """
+        from dvc.utils.serialize import dump_yaml
+
+        stages = lock_at(self.base)
+        if self.tip is not None:
+            theirs, known = lock_at(self.tip), lock_at(f"{self.tip}^1")
+            newer = [at for at in self.targets if at in theirs and stages.get(at) == known.get(at)]
+            stages |= {target: theirs[target] for target in newer}
+            if newer:
+                dump_yaml(LOCK, {"schema": "2.0", "stages": stages})
+                self.restore_reports()
+        wanted = [target for target in self.targets if target in stages]
+        made = [out["path"] for target in wanted for out in stages[target]["outs"]]
+        if not wanted or (not self.push and stages == before and all(Path(path).exists() for path in made)):
+            return
+        repo = graph.open_repo()
+        if self.push:
+            repo.pull(wanted, allow_missing=True, force=True)
+        else:
+            repo.checkout(wanted, allow_missing=True, force=True)
+
+    def restore_reports(self) -> None:
+        """The files of the report that git keeps, and DVC does not, as they are on the branch."""
+        assert self.tip is not None
+        report = str(layout.report(self.settings.name))
+        if git("ls-tree", self.tip, report):
+            git("checkout", "--force", self.tip, "--", report)
+
+    def keep(self, message: str) -> str | None:
+        """Commit what came out to the branch, and share it if asked to; None if nothing has changed."""
+        stages, last = lock_in(Path()), lock_at(self.tip or self.base)
+        new = None
+        if any(stages.get(target) != last.get(target) for target in self.targets):
+            git("add", "--all", "--", *(name for name in (LOCK, "reports") if Path(name).exists()))
+            earlier = [one for one in (self.tip, *self.rivals) if one is not None and not is_ancestor(one, self.base)]
+            new = worktree.commit(git("write-tree"), [self.base, *earlier], message)
+            git("update-ref", f"refs/heads/{branch(self.settings.name)}", new, self.tip or "0" * 40)
+        if self.push and (new or self.tip):
+            graph.open_repo().push(self.targets)
+            git("push", "--quiet", ORIGIN, branch(self.settings.name))
+        return new
+
+
+def found(recipe: str) -> str:
+    """Where the results of the recipe's retrainings lie, in two lines."""
+    tip, head = tip_of(branch(recipe)), git("rev-parse", "HEAD")
+    here = tip is None or is_ancestor(tip, head)
+    kept = (
+        "nothing that this checkout has not" if here else f"{branch(recipe)}   take it over: git merge {branch(recipe)}"
+    )
+    grid = layout.retraining(recipe) / git("rev-parse", "--show-prefix") / layout.report(recipe) / "grid.png"
+    return f"branch    {kept}\nsamples   {grid}"
+
+
+def tip_of(own: str) -> str | None:
+    return git("for-each-ref", "--format=%(objectname)", f"refs/heads/{own}") or None
+
+
+def is_ancestor(one: str, other: str) -> bool:
+    return git("merge-base", one, other) == one
+
+
+def fetched(own: str) -> list[str]:
+    """Bring the branch from ``origin``; returns its tip there if it and the local one have parted."""
+    if ORIGIN not in git("remote").split():
+        raise UserError(
+            "params.yaml: schedule.push: git has no remote `origin` to push to; add one, or set push: false"
+        )
+    if not git("ls-remote", "--heads", ORIGIN, own):
+        return []
+    git("fetch", "--quiet", ORIGIN, f"refs/heads/{own}")
+    there, here = git("rev-parse", "FETCH_HEAD"), tip_of(own)
+    if here is None or is_ancestor(here, there):
+        git("update-ref", f"refs/heads/{own}", there)
+        return []
+    return [] if is_ancestor(there, here) else [there]
+
+
+def lock_at(revision: str) -> dict[str, Any]:
+    """The stages in ``dvc.lock`` of a commit."""
+    if not git("ls-tree", revision, LOCK):
+        return {}
+    return stages_in(git("show", f"{revision}:./{LOCK}"))
+
+
+def lock_in(place: Path) -> dict[str, Any]:
+    """The stages in ``dvc.lock`` of a folder."""
+    path = place / LOCK
+    return stages_in(path.read_text()) if path.exists() else {}
+
+
+def stages_in(text: str) -> dict[str, Any]:
+    stages: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
+    return stages

@@ -1,0 +1,234 @@
+"""``aigc status``: what is due, what came out last, what is live, and what is stuck and how to mend it.
+
+A few requests, however many runs there were: the newest runs and the next starts of all recipes come in a page each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from aigc_tasks import recipe as recipes
+from aigc_tasks import retraining, servers, tracking, worktree
+from aigc_tasks.errors import UserError
+from aigc_tasks.knobs import suggestion
+from aigc_tasks.promote import registry
+from aigc_tasks.promote.overview import age, ago
+from aigc_tasks.promote.registry import Event, Product
+from aigc_tasks.recipe import Recipe
+from aigc_tasks.schedule import Schedule
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+FLOW = "retrain"
+PAGE = 200  # runs that one request brings, the most that Prefect gives
+PATIENCE = 60.0  # seconds after which a start is overdue
+LONGEST = 160  # characters of a message
+SERVE = "start: aigc serve"
+
+
+@dataclass
+class Served:
+    """What Prefect's server knows of a recipe's retrainings."""
+
+    paused: bool = False
+    schedules: list[str] = field(default_factory=list)
+    last: Any = None  # flow runs
+    next: Any = None
+
+
+def status() -> tuple[str, bool]:
+    """The account, and whether nothing is stuck."""
+    api = reachable()
+    served = on_server(api) if api else {}
+    settings, stuck = {}, []
+    for name in recipes.names():
+        try:
+            settings[name] = recipes.recipe(name)
+        except UserError as error:
+            stuck.append(f"{name} is broken: {str(error).splitlines()[0]}")
+    products = {one.product.name for one in settings.values() if one.product is not None}
+    ledgers = read_ledgers(products)
+    ahead = branches_ahead()
+    lines = [f"Prefect   {api.removesuffix('/api') if api else f'no server runs; {SERVE}'}", ""]
+    for name, one in settings.items():
+        lines += told(one, served.get(name), ledgers, name in ahead)
+    lines += ["", *(f"{name}: {what}" for name, what in live(ledgers))]
+    stuck += [what for one in settings.values() for what in troubles(one, served.get(one.name), api is not None)]
+    stuck += [
+        f"{name} is deployed and no recipe of params.yaml: prefect deployment delete {FLOW}/{name}"
+        for name in sorted(served.keys() - set(recipes.names()))
+    ]
+    lines += ["", *(["stuck", *(f"  {what}" for what in stuck)] if stuck else ["nothing is stuck"])]
+    return "\n".join(lines), not stuck
+
+
+def reachable() -> str | None:
+    """The address of the Prefect server that is configured, or runs for this checkout, if it answers."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url or servers.running_prefect()
+    return str(url) if url is not None and servers.answers(f"{url}/health", 5) else None
+
+
+def on_server(api: str) -> dict[str, Served]:
+    """By recipe."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    flow = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
+    found: dict[UUID, Served] = {}
+    names: dict[UUID, str] = {}
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        offset = 0
+        while page := client.read_deployments(flow_filter=flow, limit=PAGE, offset=offset):
+            offset += len(page)
+            for one in page:
+                schedules = [written(schedule.schedule) for schedule in one.schedules if schedule.active]
+                found[one.id], names[one.id] = Served(one.paused, schedules), one.name
+        for attribute, sort, wanted in (
+            ("last", FlowRunSort.START_TIME_DESC, {"start_time": {"is_null_": False}}),
+            ("next", FlowRunSort.EXPECTED_START_TIME_ASC, {"state": {"type": {"any_": ["SCHEDULED"]}}}),
+        ):
+            missing = [None, *found]  # first the page of all, then those of which it has none, one by one
+            for only in missing:
+                if only is not None and getattr(found[only], attribute) is not None:
+                    continue
+                chosen = wanted if only is None else {**wanted, "deployment_id": {"any_": [only]}}
+                runs = client.read_flow_runs(
+                    flow_filter=flow,
+                    flow_run_filter=FlowRunFilter.model_validate(chosen),
+                    sort=sort,
+                    limit=PAGE if only is None else 1,
+                )
+                for run in runs:
+                    if run.deployment_id in found and getattr(found[run.deployment_id], attribute) is None:
+                        setattr(found[run.deployment_id], attribute, run)
+                if only is None and len(runs) < PAGE:
+                    break  # these were all that there are
+    return {names[id]: one for id, one in found.items()}
+
+
+def written(schedule: Any) -> str:
+    """A schedule of Prefect's in the words of ``Schedule.in_words``."""
+    if hasattr(schedule, "cron"):
+        return f"{schedule.cron} ({schedule.timezone or 'UTC'})"
+    return f"every {schedule.interval.total_seconds():g} s" if hasattr(schedule, "interval") else str(schedule)
+
+
+def read_ledgers(products: Iterable[str]) -> dict[str, tuple[Product, list[Event]]]:
+    """Of the products that are registered."""
+    client = tracking.open_client()
+    known = set(registry.names(client))
+    return {name: (one := Product(client, name), one.ledger()) for name in sorted(set(products) & known)}
+
+
+def branches_ahead() -> set[str]:
+    """Recipes whose branch has what the checkout has not."""
+    listed = worktree.git("for-each-ref", "--no-merged=HEAD", "--format=%(refname:short)", "refs/heads/retrain/")
+    return {line.removeprefix("retrain/") for line in listed.splitlines()}
+
+
+def told(settings: Recipe, served: Served | None, ledgers: dict[str, Any], ahead: bool) -> Iterator[str]:
+    """The lines of one recipe."""
+    name, schedule = settings.name, settings.schedule
+    if schedule is None and not ahead and (served is None or served.last is None):
+        yield f"{name}: no schedule"
+        return
+    yield name
+    paused = ", PAUSED" if served is not None and served.paused else ""
+    due = f"; next {moment(served.next.expected_start_time)}" if served and served.next and not paused else ""
+    yield f"  schedule   {(schedule or Schedule.model_validate({'on_change': False})).in_words()}{paused}{due}"
+    if retraining.at_work(name):
+        note = retraining.note(name)
+        yield f"  at work    since {moment(datetime.fromisoformat(note.began))}" if note else "  at work"
+    if served is not None and served.last is not None:
+        run = served.last
+        message = (run.state.message or "").replace("\n", " ")[:LONGEST]
+        took = f", {run.total_run_time.total_seconds():.0f} s" if run.state.is_final() else ""
+        yield f"  last run   {run.state.name}, {ago(run.start_time)}{took}: {message}"
+    product = settings.product.name if settings.product else None
+    if product in ledgers:
+        event = last_decision(*ledgers[product], name)
+        if event is not None:
+            what = f"{product} version {event.version}: {event.kind}, {age(event)}"
+            yield f"  decision   {what}: {event.reason[:LONGEST]}"
+    if ahead:
+        yield f"  branch     {retraining.branch(name)} is ahead: git merge {retraining.branch(name)}"
+
+
+def last_decision(product: Product, events: list[Event], recipe: str) -> Event | None:
+    """The gate's last word on a version of the recipe."""
+    own = {int(one.version) for one in product.versions() if one.tags.get("aigc.recipe") == recipe}
+    decided = [event for event in events if event.version in own and event.kind in ("promote", "refuse", "rollback")]
+    return decided[-1] if decided else None
+
+
+def live(ledgers: dict[str, tuple[Product, list[Event]]]) -> Iterator[tuple[str, str]]:
+    """Each product's champion and its age."""
+    for name, (product, events) in ledgers.items():
+        champion = product.standing().champion
+        if champion is None:
+            yield name, "no champion"
+            continue
+        since = [event for event in events if event.version == champion and event.kind == "promote"][-1]
+        yield name, f"version {champion} is the champion since {age(since).removesuffix(' ago')}"
+
+
+def troubles(settings: Recipe, served: Served | None, is_up: bool) -> Iterator[str]:
+    """What is stuck about a recipe, each with its mend."""
+    name = settings.name
+    note = retraining.note(name)
+    if note is not None and not retraining.at_work(name):
+        mend = "`aigc serve` goes on with it, or" if note.flow_run else "go on"
+        yield f"{name} was killed while it was retrained (since {note.began}); {mend}: aigc retrain {name}"
+    starts = settings.schedule is not None and bool(settings.schedule.cron or settings.schedule.interval)
+    if not is_up:
+        if starts:
+            yield f"{name} has a schedule that nothing keeps; {SERVE}"
+        return
+    if settings.schedule is not None and served is None:
+        yield f"{name} has a schedule that the server does not know; {SERVE}, or: aigc deploy && prefect deploy --all"
+        return
+    if served is None:
+        return
+    wanted = settings.schedule.starts if settings.schedule else []
+    if wanted != served.schedules and not served.paused:
+        now = ", ".join(served.schedules) or "none"
+        yield f"{name}: the server has another schedule ({now}) than params.yaml; {SERVE} again, or deploy again"
+    if served.next is not None and not served.paused:
+        late = (datetime.now(UTC) - served.next.expected_start_time).total_seconds()
+        if late > PATIENCE and not retraining.at_work(name):
+            yield f"{name} should have started {ago(served.next.expected_start_time)}: nothing serves; {SERVE}"
+
+
+def moment(when: datetime) -> str:
+    """In the time zone of this machine."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def set_paused(recipe: str, paused: bool) -> str:
+    """Stop or resume the starts of a recipe's retraining on the server; raises ``UserError``."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if recipe not in recipes.names():
+        raise UserError(f"params.yaml: recipes: there is no {recipe!r}; {suggestion(recipe, recipes.names())}")
+    api = reachable()
+    if api is None:
+        raise UserError(f"no Prefect server runs, which keeps the schedules; {SERVE}")
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{FLOW}/{recipe}")
+        except ObjectNotFound:
+            raise UserError(f"the server has no deployment {FLOW}/{recipe}; {SERVE}") from None
+        (client.pause_deployment if paused else client.resume_deployment)(deployment.id)
+    return (
+        f"{recipe} is paused; go on: aigc resume {recipe}" if paused else f"{recipe} is retrained by its schedule again"
+    )

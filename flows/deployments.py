@@ -1,0 +1,133 @@
+"""The deployments of the recipes in use: served by ``aigc serve``, or written into ``prefect.yaml`` for a work pool."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import get_client
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger
+from prefect.exceptions import ObjectNotFound
+from prefect.schedules import Cron, Interval
+from prefect.schedules import Schedule as PrefectSchedule
+from ruamel.yaml import YAML
+
+from aigc_tasks import layout
+from aigc_tasks import recipe as recipes
+from aigc_tasks.errors import UserError
+from aigc_tasks.recipe import Recipe
+from aigc_tasks.schedule import Schedule
+from aigc_tasks.watch import CHANGED, resource
+from flows.retrain import retrain
+
+ENTRYPOINT = "flows/retrain.py:retrain"
+FILE = Path("prefect.yaml")
+POOL = "aigc"
+STRATEGIES = {"skip": "CANCEL_NEW", "queue": "ENQUEUE"}
+
+
+def schedules(schedule: Schedule) -> list[dict[str, Any]]:
+    if schedule.cron is not None:
+        return [{"cron": schedule.cron, "timezone": schedule.timezone}]
+    if schedule.interval is not None:
+        return [{"interval": schedule.interval}]
+    return []
+
+
+def kept(told: dict[str, Any]) -> PrefectSchedule:
+    """The same as Prefect's own object."""
+    return Cron(told["cron"], timezone=told["timezone"]) if "cron" in told else Interval(told["interval"])
+
+
+def triggers(settings: Recipe) -> list[dict[str, Any]]:
+    """Start it when its data has changed, told why."""
+    if settings.schedule is None or not settings.schedule.on_change:
+        return []
+    return [
+        {
+            "type": "event",
+            "match": {"prefect.resource.id": resource(settings.dataset.name)},
+            "expect": [CHANGED],
+            "parameters": {"because": "{{ event.payload.summary }}"},
+        }
+    ]
+
+
+def usable() -> Iterator[Recipe | UserError]:
+    """Every recipe in use, or what is wrong with it."""
+    for name in recipes.names():
+        try:
+            yield recipes.recipe(name)
+        except UserError as error:
+            yield error
+
+
+def served(settings: Recipe) -> RunnerDeployment:
+    """The deployment as ``aigc serve`` runs it; one that was paused on the server stays so."""
+    schedule = settings.schedule or Schedule.model_validate({})
+    return RunnerDeployment.from_flow(
+        retrain,
+        name=settings.name,
+        parameters={"recipe": settings.name},
+        schedules=[kept(one) for one in schedules(schedule)],
+        triggers=[DeploymentEventTrigger.model_validate(one) for one in triggers(settings)],
+        paused=is_paused(settings.name),
+        tags=["aigc"],
+    )
+
+
+def is_paused(recipe: str) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_deployment_by_name(f"{retrain.name}/{recipe}").paused
+        except ObjectNotFound:
+            return False
+
+
+def entry(settings: Recipe) -> dict[str, Any]:
+    """The deployment as ``prefect.yaml`` has it. Over several machines Prefect itself keeps starts from overlapping."""
+    schedule = settings.schedule or Schedule.model_validate({})
+    return {
+        "name": settings.name,
+        "entrypoint": ENTRYPOINT,
+        "parameters": {"recipe": settings.name},
+        "schedules": schedules(schedule),
+        "triggers": triggers(settings),
+        "concurrency_limit": {"limit": 1, "collision_strategy": STRATEGIES[schedule.overlap]},
+        "tags": ["aigc"],
+        "work_pool": {"name": POOL},
+    }
+
+
+def write() -> list[str]:
+    """Bring ``prefect.yaml`` up to date with ``params.yaml``; returns the names of its retrainings.
+
+    What else the file says stays, also what was added to a retraining there: its work pool, job variables and so on.
+    Raises ``UserError``.
+    """
+    yaml = YAML()
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    content = yaml.load(FILE.read_text())
+    listed = content.setdefault("deployments", [])
+    known = {one["name"]: one for one in listed if one.get("entrypoint") == ENTRYPOINT}
+    names = []
+    for settings in usable():
+        if isinstance(settings, UserError):
+            raise settings
+        names.append(settings.name)
+        fresh = entry(settings)
+        if settings.name not in known:
+            listed.append(fresh)
+            continue
+        for key, value in fresh.items():
+            if key != "work_pool" and known[settings.name].get(key) != value:
+                known[settings.name][key] = value
+    content["deployments"] = [one for one in listed if one.get("entrypoint") != ENTRYPOINT or one["name"] in names]
+    text = io.StringIO()
+    yaml.dump(content, text)
+    layout.replace(FILE, text.getvalue())
+    return names

@@ -1,0 +1,83 @@
+"""``aigc serve``: one process that keeps the schedules of all recipes, with Prefect's server if none is there.
+
+It is stopped by being killed, and started by going on: a retraining that was at work is put back on its schedule, and
+resumes from its checkpoint as the same run. ``python -m flows.serving`` is Prefect's runner, which ``serve`` starts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+from prefect import get_client
+from prefect import serve as run_all
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Scheduled
+
+from aigc_tasks import layout, lifeline, retraining, servers
+from aigc_tasks import recipe as recipes
+from aigc_tasks.errors import UserError
+from aigc_tasks.schedule import Schedule
+from flows import deployments
+
+
+def serve(port: int) -> None:
+    """Until Ctrl-C or SIGTERM. Raises ``UserError``."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
+    with ExitStack() as stack:
+        url = stack.enter_context(servers.lasting_prefect(port))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        print(f"Prefect   {url.removesuffix('/api')}", flush=True)
+        for note in go_on():
+            print(f"{note.recipe} goes on: it was at work when it was killed", flush=True)
+        for settings in deployments.usable():
+            if isinstance(settings, UserError):
+                print(f"not served: {settings}", flush=True)
+        runner = lifeline.spawn("flows.serving", env={**os.environ, "PREFECT_API_URL": url})
+        stack.callback(end, runner.pid)
+        while runner.poll() is None:
+            time.sleep(0.5)
+    raise UserError(f"the runner ended with code {runner.returncode}; what it said is above")
+
+
+def end(group: int) -> None:
+    """Kill the runner and its flow runs; the stages end with them, from their last checkpoint they go on."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def go_on() -> list[retraining.Note]:
+    """Put the retrainings back on the schedule that were killed; one that was cancelled meanwhile is forgotten."""
+    resumed = []
+    for note in retraining.unfinished():
+        if note.flow_run is None:
+            continue  # it was started by hand
+        chosen = FlowRunFilter.model_validate({"id": {"any_": [note.flow_run]}})
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_runs(flow_run_filter=chosen)
+            state = found[0].state if found else None
+            if state is None or state.is_cancelled() or state.is_completed():
+                continue
+            client.set_flow_run_state(found[0].id, Scheduled(message="killed; goes on from its checkpoint"), force=True)
+        resumed.append(note)
+    return resumed
+
+
+def main() -> None:
+    layout.enter_project()
+    served = [deployments.served(one) for one in deployments.usable() if not isinstance(one, UserError)]
+    for deployment in served:
+        told = (recipes.recipe(deployment.name).schedule or Schedule.model_validate({})).in_words()
+        print(f"{deployment.name:24} {told}{', paused' if deployment.paused else ''}", flush=True)
+    print("ready; Ctrl-C ends it", flush=True)
+    run_all(*served, pause_on_shutdown=False, print_starting_message=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""What started a retraining, and what became of the starts before it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import get_client, get_run_logger
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from aigc_tasks import retraining
+
+
+def overtaken() -> str | None:
+    """When the next start of the same schedule was due, if that is past, too: of missed starts only the last counts."""
+    if not is_scheduled():
+        return None
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run.id)
+        due = {"after_": run.expected_start_time, "before_": datetime.now(UTC)}
+        chosen = {
+            "deployment_id": {"any_": [run.deployment_id]},
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "expected_start_time": due,
+        }
+        later = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(chosen))
+    others = [one.expected_start_time for one in later if one.auto_scheduled and one.expected_start_time]
+    return max(others).isoformat(timespec="seconds") if others else None
+
+
+def is_scheduled() -> bool:
+    """Whether a schedule started this run, rather than a person, a command or an event."""
+    if not flow_run.id:
+        return False
+    with get_client(sync_client=True) as client:
+        return bool(client.read_flow_run(flow_run.id).auto_scheduled)
+
+
+def close(killed: retraining.Note) -> None:
+    """Say on the server that a run was killed which it believes to be at work; this one goes on from its checkpoint."""
+    get_run_logger().info("goes on with what run %s, which was killed, has left", killed.flow_run)
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [killed.flow_run]}}))
+        if found and found[0].state is not None and not found[0].state.is_final():
+            client.set_flow_run_state(
+                found[0].id, Crashed(message=f"killed; run {flow_run.id} goes on from its last checkpoint"), force=True
+            )

@@ -1,0 +1,52 @@
+"""What ends a run from outside: Cancel in Prefect's UI, or the time limit of the recipe's schedule."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from prefect import get_client
+from prefect.runtime import flow_run
+
+WATCH = 3.0  # seconds between two looks whether someone cancelled the run
+DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+
+class CancelRequested(Exception):
+    """Someone pressed Cancel in Prefect's UI."""
+
+
+class TimeIsUp(Exception):
+    """The run has taken as long as it may."""
+
+
+@contextmanager
+def limited(minutes: float | None) -> Iterator[None]:
+    """The work in this block must end within so many minutes."""
+    token = DEADLINE.set(None if minutes is None else time.monotonic() + 60 * minutes)
+    try:
+        yield
+    finally:
+        DEADLINE.reset(token)
+
+
+def watch() -> Callable[[], None]:
+    """A function to call often: raises ``TimeIsUp``, or ``CancelRequested`` when the flow run's state says so."""
+    looked = time.monotonic()
+
+    def look() -> None:
+        nonlocal looked
+        deadline = DEADLINE.get()
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeIsUp("its time limit is up; the next retraining goes on from the last checkpoint")
+        if flow_run.id is None or time.monotonic() - looked < WATCH:
+            return
+        looked = time.monotonic()
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run.id).state
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            raise CancelRequested
+
+    return look

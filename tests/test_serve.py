@@ -1,0 +1,155 @@
+"""``aigc serve`` keeps the schedules, and ``prefect.yaml`` has them for workers; real server, real runner."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import pytest
+from conftest import ROOT, Project
+from ruamel.yaml import YAML
+from test_flows import ask, wait_for_run
+from test_kills import wait_for
+from test_retrain import FIRST, GROWN, checkpointed, draw, kept, learn_from_a_folder, slowly
+
+from aigc_tasks import lifeline
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def alone(project: Project, tmp_path: Any) -> Project:
+    """A project that learns from a folder, with a Prefect of its own and nothing run yet."""
+    draw(project.path / "pictures", range(FIRST))
+    project.edit(learn_from_a_folder)
+    project.env["PREFECT_HOME"] = str(tmp_path / "prefect")
+    return project
+
+
+def schedule(**knobs: Any) -> Callable[[Any], None]:
+    return lambda params: params["recipes"]["digits-gan"].update(schedule=knobs)
+
+
+@contextmanager
+def serving(project: Project) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """``aigc serve``, from when it is ready, and the address of its Prefect API; killed at the end if it still runs."""
+    log = project.path.parent / "serve.log"
+    with open(log, "w") as output:
+        served = project.start("aigc", "serve", "--port", "0", stdout=output, start_new_session=True)
+    try:
+        wait_for(lambda: "ready; " in log.read_text() or served.poll() is not None)
+        found = re.search(r"^Prefect   (http://127\.0\.0\.1:\d+)$", log.read_text(), re.MULTILINE)
+        assert found, log.read_text()
+        yield served, f"{found[1]}/api"
+    finally:
+        lifeline.stop(served)
+
+
+def states(api: str) -> list[str]:
+    runs = ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_ASC"})
+    return [run["state_name"] for run in runs if run["start_time"]]
+
+
+def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
+    """New data, found by a schedule that fires every few seconds; then kill -9 in training, and a restart."""
+    alone.edit(schedule(interval=12))
+    with serving(alone) as (served, api):
+        wait_for(lambda: "Completed" in states(api), 200)
+        wait_for(lambda: "UpToDate" in states(api), 60)
+        assert "Skipped" in states(api), "the starts that found it at work made way"
+        assert len(alone.runs()) == 1
+        assert alone.check("git", "status", "--porcelain", "--untracked-files=no").strip() == "M params.yaml"
+
+        alone.edit(slowly)
+        draw(alone.path / "pictures", range(FIRST, GROWN))
+        wait_for(lambda: checkpointed(alone), 120)
+        family = psutil.Process(served.pid).children(recursive=True)
+        served.send_signal(signal.SIGKILL)
+        served.wait()
+        psutil.wait_procs(family, timeout=20)
+        assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+    with serving(alone) as (served, api):
+        assert "digits-gan goes on: it was at work when it was killed" in (alone.path.parent / "serve.log").read_text()
+        wait_for(lambda: states(api).count("Completed") == 2, 200)
+        log = (alone.path.parent / "serve.log").read_text()
+        assert "resumes after step" in log
+        assert f"digits has grown: {GROWN - FIRST} images new, 0 gone" in log
+        assert len(alone.runs()) == 2, "the training that was killed went on in its run"
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(30) == 130
+    assert kept(alone).keys() >= {"train@digits-gan", "evaluate@digits-gan"}
+
+
+def test_a_paused_recipe_stays_paused_and_of_missed_starts_one_is_made_up_for(alone: Project) -> None:
+    alone.edit(schedule(interval=8))
+    with serving(alone) as (_, api):
+        wait_for(lambda: states(api), 60)
+    time.sleep(20)  # in which several starts are due
+    with serving(alone) as (_, api):
+        wait_for(lambda: "Missed" in states(api), 90)
+        alone.env["PREFECT_API_URL"] = api
+        assert alone.check("aigc", "pause", "digits-gan") == "digits-gan is paused; go on: aigc resume digits-gan\n"
+        assert "PAUSED" in alone.run("aigc", "status").stdout
+    del alone.env["PREFECT_API_URL"]
+    with serving(alone) as (_, api):
+        (deployment,) = wait_for(lambda: ask(api, "/deployments/filter", {}))
+        assert deployment["paused"]
+        alone.check("aigc", "resume", "digits-gan")
+        assert not ask(api, "/deployments/filter", {})[0]["paused"]
+
+
+def test_what_cannot_be_served_is_said_and_the_others_are_served(alone: Project) -> None:
+    def broken(params: Any) -> None:
+        params["recipes"]["worse"] = {**params["recipes"]["digits-gan"], "schedule": {"cron": "every day"}}
+
+    alone.edit(broken)
+    with serving(alone) as (_, api):
+        log = (alone.path.parent / "serve.log").read_text()
+        assert "not served: params.yaml: recipes.worse.schedule.cron: 'every day' is no cron expression" in log
+        found = wait_for(lambda: ask(api, "/deployments/filter", {}))
+        assert [one["name"] for one in found] == ["digits-gan"]
+
+
+def test_prefect_yaml_has_the_schedules_and_a_worker_runs_them(alone: Project, finished: Project) -> None:
+    alone.edit(schedule(cron="0 3 * * *", timezone="Europe/Berlin", overlap="queue"))
+    assert alone.check("aigc", "deploy") == "prefect.yaml: digits-gan; next: prefect deploy --all\n"
+    once = (alone.path / "prefect.yaml").read_text()
+    alone.check("aigc", "deploy")
+    assert (alone.path / "prefect.yaml").read_text() == once, "deploying twice changes nothing"
+    with serving(alone) as (_, api):  # its server
+        alone.env["PREFECT_API_URL"] = api
+        alone.check("prefect", "work-pool", "create", "aigc", "--type", "process")
+        alone.check("prefect", "--no-prompt", "deploy", "--all")
+        alone.check("prefect", "--no-prompt", "deploy", "--all")
+        (deployment,) = ask(api, "/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+        assert deployment["work_pool_name"] == "aigc"
+        (found,) = deployment["schedules"]
+        assert (found["schedule"]["cron"], found["schedule"]["timezone"]) == ("0 3 * * *", "Europe/Berlin")
+        assert (found["active"], deployment["paused"]) == (True, False)
+        assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        (automation,) = ask(api, "/automations/filter", {})
+        assert automation["trigger"]["expect"] == ["aigc.data.changed"]
+        assert automation["actions"][0]["parameters"] == {"because": "{{ event.payload.summary }}"}
+        alone.check("prefect", "deployment", "run", "retrain/digits-gan")
+        worker = alone.start("prefect", "worker", "start", "--pool", "aigc", start_new_session=True)
+        try:
+            run = wait_for_run(api, "digits-gan", 180)
+        finally:
+            lifeline.stop(worker)
+        assert run["state_name"] == "Completed"
+
+
+def test_the_prefect_yaml_of_the_project_is_that_of_its_params_yaml(project: Project) -> None:
+    """In the project itself, not in the shortened one."""
+    for name in ("params.yaml", "prefect.yaml"):
+        (project.path / name).write_bytes((ROOT / name).read_bytes())
+    before = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())
+    project.check("aigc", "deploy")
+    assert YAML(typ="safe").load((project.path / "prefect.yaml").read_text()) == before

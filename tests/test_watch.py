@@ -1,0 +1,163 @@
+"""``aigc watch`` tells Prefect of real changes, once; and an event starts the retraining."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Project
+from test_flows import ask
+from test_kills import wait_for
+from test_retrain import FIRST, GROWN, draw, learn_from_a_folder
+from test_serve import schedule, serving
+
+from aigc_tasks import watch
+from aigc_tasks.errors import UserError
+
+EVERY, SETTLE = "0.3", "1"
+
+
+@pytest.fixture
+def place(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a source of some pictures, which this process works in; the pictures."""
+    draw(project.path / "pictures", range(12))
+    project.edit(learn_from_a_folder)
+    monkeypatch.chdir(project.path)
+    return project.path / "pictures"
+
+
+def looks() -> tuple[watch.Watched, list[str]]:
+    from aigc_tasks import recipe
+
+    return watch.Watched(recipe.dataset("digits")), []
+
+
+def test_what_is_merely_touched_has_not_changed(place: Path) -> None:
+    watched, said = looks()
+    watched.look(0, said.append)
+    assert said == ["digits: 12 entries, remembered as they are"]
+    for picture in place.rglob("*.png"):
+        os.utime(picture)
+    watched.look(0, said.append)
+    assert len(said) == 1
+    assert watched.told == watched.seen, "its new time is remembered"
+
+
+def test_a_change_without_a_server_is_kept_until_there_is_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, said = looks()
+    watched.look(0, said.append)
+    draw(place, range(12, 15))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    for _ in range(3):
+        watched.look(0, said.append)
+    assert said[1:] == ["digits: 3 added; not told yet: Prefect's server: ConnectError; start it: aigc serve"]
+    again, said = looks()
+    again.look(0, said.append)
+    assert said == ["digits: 3 added; not told yet: Prefect's server: ConnectError; start it: aigc serve"]
+
+
+def test_what_still_changes_is_not_told(place: Path) -> None:
+    watched, said = looks()
+    watched.look(60, said.append)
+    draw(place, range(12, 15))
+    watched.look(60, said.append)
+    assert len(said) == 1, "it has yet to settle"
+    (place / "3" / "3.png").unlink()
+    watched.look(60, said.append)
+    assert watch.changes(watched.told or {}, watched.seen or {}) == {"added": 3, "changed": 0, "removed": 1}
+
+
+def test_a_source_that_is_away_is_said_once(place: Path) -> None:
+    watched, said = looks()
+    watched.look(0, said.append)
+    place.rename(place.with_name("elsewhere"))
+    for _ in range(3):
+        watched.look(0, said.append)
+    place.with_name("elsewhere").rename(place)
+    watched.look(0, said.append)
+    assert len(said) == 2
+    assert said[1].startswith("digits: cannot be looked at: ")
+
+
+def test_another_source_is_remembered_anew(place: Path) -> None:
+    watched, said = looks()
+    watched.look(0, said.append)
+    params = place.with_name("params.yaml")
+    params.write_text(params.read_text().replace("source: pictures", "source: others"))
+    place.rename(place.with_name("others"))
+    again, said = looks()
+    again.look(0, said.append)
+    assert said == ["digits: 12 entries, remembered as they are"]
+
+
+def test_what_cannot_change_is_not_watched(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.path)
+    said: list[str] = []
+    with pytest.raises(UserError, match="nothing to watch"):
+        watch.watch([], 1, 1, said.append)
+    assert said == ["digits: not watched, digits does not change"]
+
+
+@contextmanager
+def watching(project: Project) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    log = project.path.parent / "watch.log"
+    with open(log, "a") as output:
+        child = project.start("aigc", "watch", "--every", EVERY, "--settle", SETTLE, stdout=output)
+    try:
+        wait_for(lambda: "watching its source" in log.read_text() or child.poll() is not None)
+        yield child, log
+    finally:
+        child.kill()
+        child.wait()
+
+
+def told(api: str) -> list[dict[str, Any]]:
+    """The payloads of the events that have reached the server, oldest first."""
+    found = ask(api, "/events/filter", {"filter": {"event": {"name": ["aigc.data.changed"]}, "order": "ASC"}})
+    return [event["payload"] for event in found["events"]]
+
+
+@pytest.mark.slow
+def test_a_burst_is_one_event_also_if_it_came_while_nobody_watched(project: Project, prefect_api: str) -> None:
+    project.env["PREFECT_API_URL"] = prefect_api
+    draw(project.path / "pictures", range(12))
+    project.edit(learn_from_a_folder)
+    before = len(told(prefect_api))
+    with watching(project) as (child, log):
+        wait_for(lambda: "remembered as they are" in log.read_text())
+        for number in range(12, 18):
+            draw(project.path / "pictures", range(number, number + 1))
+            time.sleep(0.4)
+        wait_for(lambda: "told Prefect" in log.read_text())
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 130
+    draw(project.path / "pictures", range(18, 20))
+    with watching(project) as (child, log):
+        wait_for(lambda: log.read_text().count("told Prefect") == 2)
+    events = wait_for(lambda: len(told(prefect_api)) >= before + 2 and told(prefect_api)[before:])
+    assert [event["summary"] for event in events] == ["digits: 6 added", "digits: 2 added"]
+    assert events[0] == {"dataset": "digits", "added": 6, "changed": 0, "removed": 0, "summary": "digits: 6 added"}
+
+
+@pytest.mark.slow
+def test_new_data_starts_a_retraining_that_knows_why(project: Project, tmp_path: Path) -> None:
+    draw(project.path / "pictures", range(FIRST))
+    project.edit(learn_from_a_folder)
+    project.edit(schedule())
+    project.env["PREFECT_HOME"] = str(tmp_path / "prefect")
+    with serving(project) as (_, api), watching(project) as (_, log):
+        wait_for(lambda: "remembered as they are" in log.read_text())
+        draw(project.path / "pictures", range(FIRST, GROWN))
+        runs = wait_for(lambda: ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}}), 60)
+        wait_for(lambda: ask(api, "/flow_runs/filter", {})[0]["state_type"] == "COMPLETED", 200)
+    assert len(runs) == 1
+    assert runs[0]["parameters"] == {"recipe": "digits-gan", "because": f"digits: {GROWN - FIRST} added"}
+    message = project.check("git", "log", "-1", "--format=%B", "retrain/digits-gan")
+    assert f"Because: digits: {GROWN - FIRST} added\n" in message

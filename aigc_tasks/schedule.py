@@ -5,15 +5,12 @@ No stage reads it, so that nothing runs again because a schedule was changed.
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
 from aigc_tasks import knobs
-
-BLOCK = r"^(env:[A-Za-z_][A-Za-z0-9_]*|[a-z0-9-]+/[a-z0-9-]+)$"
 
 
 class Schedule(knobs.Knobs):
@@ -27,7 +24,6 @@ class Schedule(knobs.Knobs):
     time_limit: float | None = Field(None, gt=0, description="minutes; a retraining that takes longer is ended")
     retries: int = Field(0, ge=0, description="of one that failed for a reason which may pass")
     retry_delay: float = Field(60.0, gt=0, description="seconds before the first retry; twice as many before each next")
-    notify: list[str] = Field([], description="Prefect blocks, slack-webhook/team or secret/address, or env:VARIABLE")
     push: bool = Field(False, description="share results: fetch and push the branch at `origin`, DVC's remote likewise")
 
     @field_validator("cron")
@@ -50,15 +46,6 @@ class Schedule(knobs.Knobs):
         except (OSError, ValueError, LookupError):
             raise ValueError(f"there is no time zone {name!r}; write one as Europe/Berlin or UTC") from None
         return name
-
-    @field_validator("notify")
-    @classmethod
-    def are_blocks(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if not re.match(BLOCK, name):
-                mend = "name a Prefect block as slack-webhook/team or secret/chat, or a variable as env:CHAT_ADDRESS"
-                raise ValueError(f"an address is not kept in a file that others read; {mend}")
-        return names
 
     @model_validator(mode="after")
     def once(self) -> Schedule:

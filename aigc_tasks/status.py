@@ -154,7 +154,8 @@ def told(settings: Recipe, served: Served | None, ledgers: dict[str, Any], ahead
         yield f"  last run   {run.state.name}, {ago(run.start_time)}{took}: {message}"
     product = settings.product.name if settings.product else None
     if product in ledgers:
-        event = last_decision(*ledgers[product], name)
+        registered, events = ledgers[product]
+        event = last_decision(registered, events, name)
         if event is not None:
             what = f"{product} version {event.version}: {event.kind}, {age(event)}"
             yield f"  decision   {what}: {event.reason[:LONGEST]}"

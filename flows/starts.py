@@ -21,11 +21,13 @@ def overtaken() -> str | None:
         due = {"after_": run.expected_start_time, "before_": datetime.now(UTC)}
         chosen = {
             "deployment_id": {"any_": [run.deployment_id]},
-            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}},
             "expected_start_time": due,
         }
         later = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(chosen))
-    others = [one.expected_start_time for one in later if one.auto_scheduled and one.expected_start_time]
+    others = [
+        one.expected_start_time for one in later if one.id != run.id and one.auto_scheduled and one.expected_start_time
+    ]
     return max(others).isoformat(timespec="seconds") if others else None
 
 

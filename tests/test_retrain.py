@@ -220,7 +220,7 @@ def test_kill_9_in_training_and_the_next_goes_on_in_the_same_run(trained: Projec
     trained.edit(slowly)
     undisturbed = trained.copied(tmp_path / "undisturbed")
     first = trained.start("aigc", "retrain", "digits-gan")
-    wait_for(lambda: checkpointed(trained))
+    wait_for(lambda: checkpointed(trained), 250)
     first.kill()
     first.communicate()
     wait_for(lambda: at_work(trained, "aigc_tasks.train") is None)
@@ -243,7 +243,7 @@ def test_a_stage_that_is_killed_is_tried_again_as_often_as_allowed(trained: Proj
     trained.edit(slowly)
     trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"retries": 1, "retry_delay": 0.5}))
     retraining = trained.start("aigc", "retrain", "digits-gan")
-    wait_for(lambda: checkpointed(trained))
+    wait_for(lambda: checkpointed(trained), 250)
     stage = at_work(trained, "-m aigc_tasks.train")
     assert stage is not None
     stage.send_signal(signal.SIGKILL)  # as the kernel does when memory runs out

@@ -155,8 +155,8 @@ def test_new_data_starts_a_retraining_that_knows_why(project: Project, tmp_path:
     with serving(project) as (_, api), watching(project) as (_, log):
         wait_for(lambda: "remembered as they are" in log.read_text())
         draw(project.path / "pictures", range(FIRST, GROWN))
-        runs = wait_for(lambda: ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}}), 60)
-        wait_for(lambda: ask(api, "/flow_runs/filter", {})[0]["state_type"] == "COMPLETED", 200)
+        runs = wait_for(lambda: ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}}), 120)
+        wait_for(lambda: ask(api, "/flow_runs/filter", {})[0]["state_type"] == "COMPLETED", 400)
     assert len(runs) == 1
     assert runs[0]["parameters"] == {"recipe": "digits-gan", "because": f"digits: {GROWN - FIRST} added"}
     message = project.check("git", "log", "-1", "--format=%B", "retrain/digits-gan")

@@ -31,6 +31,7 @@ COLUMNS = [
     "id", "source", "sha256", "file_sha256", "label", "split", "row", "reason", "flags",
     "width", "height", "mode", "brightness", "contrast", "near", "outlier",
 ]  # fmt: skip
+NULLABLE = {pa.int32(): pd.Int32Dtype(), pa.int8(): pd.Int8Dtype()}  # what a picture without pixels has none of
 SHOWN = 8  # examples of one reason in the report
 PAIRED = 12  # pairs of near duplicates there
 DIGITS = 3  # of a distance; the last bits depend on how many are computed at once
@@ -78,14 +79,14 @@ def table(folder: Path, knobs: Knobs, work: Path, label: str) -> tuple[pd.DataFr
     for chunk, path, found in looking.seen(folder, knobs, work, label):
         if old := replaced.get(chunk.file):
             found = found.filter(pc.invert(pc.is_in(found["id"], pa.array(old, pa.large_string()))))
-        tables.append(found.append_column("chunk", pa.array(np.full(len(found), len(paths), np.int32))))
+        tables.append(found.append_column("chunk", pa.array(np.full(len(found), len(paths), np.uint32))))
         paths.append(path)
     whole = pa.concat_tables(tables)
     tables.clear()
     ids = whole["id"].combine_chunks()
     if not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
         whole = whole.sort_by("id")
-    rows = whole.to_pandas(split_blocks=True, self_destruct=True)
+    rows = whole.to_pandas(split_blocks=True, self_destruct=True, types_mapper=NULLABLE.get)
     return rows, Parts(paths, rows["chunk"].to_numpy(), rows["place"].to_numpy())
 
 
@@ -153,10 +154,13 @@ def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
                     arrays[split] = file, file.tell()
-            for split, row, one in zip(rows.loc[some, "split"], rows.loc[some, "row"], pixels, strict=True):
-                file, start = arrays[split]
-                file.seek(start + row * one.nbytes)
-                file.write(one.tobytes())
+            splits, places = rows.loc[some, "split"].to_numpy(), rows.loc[some, "row"].to_numpy(np.int64)
+            for split, (file, start) in arrays.items():
+                own = np.flatnonzero(splits == split)
+                own = own[np.argsort(places[own])]
+                for run in np.split(own, np.flatnonzero(np.diff(places[own]) != 1) + 1) if len(own) else []:
+                    file.seek(start + int(places[run[0]]) * pixels[0].nbytes)
+                    file.write(np.ascontiguousarray(pixels[run]).data)
 
 
 def described(rows: pd.DataFrame, parts: Parts) -> profile.Profile:

@@ -25,11 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from aigc_tasks import layout, lifeline
 from aigc_tasks.acquire import raw
-from aigc_tasks.clean import Knobs, decoding, fitting, parts, profile
+from aigc_tasks.clean import Knobs, decoding, fitting, hashes, parts, profile
 from aigc_tasks.clean.decoding import Flaw, Picture, decoded, judge
 from aigc_tasks.clean.fitting import fitted
 from aigc_tasks.errors import UserError
@@ -78,10 +77,9 @@ def seen(folder: Path, knobs: Knobs, work: Path, label: str) -> Iterator[tuple[r
 def knowing(knobs: Knobs, side: Any) -> bytes:
     """All that has a say in what is found in a chunk, beside what is in it."""
     ignored = {"val", "test", "seed", "survive", "distance"}
-    code = [
-        Path(str(module.__file__)).read_bytes() for module in (sys.modules[__name__], decoding, fitting, profile, image)
-    ]
-    libraries = [version(library) for library in ("imagehash", "numpy", "pillow", "scipy")]
+    modules = (sys.modules[__name__], decoding, fitting, hashes, profile, image)
+    code = [Path(str(module.__file__)).read_bytes() for module in modules]
+    libraries = [version(library) for library in ("numpy", "pillow", "scipy")]
     return json.dumps([side, knobs.model_dump(mode="json", exclude=ignored), libraries]).encode() + b"".join(code)
 
 
@@ -207,10 +205,11 @@ def look(
     for place, (_, pixels) in enumerate(found):
         stacked[place] = pixels  # a grey one among colours is repeated
     embedding = profile.embedding(image.coloured(stacked, 3))
+    compared = [picture.pixels for picture, _ in found] if knobs.checks.near_duplicate != "off" else []
+    measured(rows, embedding, hashes.perceptual(compared))
     for facts in rows:
         if facts["place"] >= 0:
-            picture = found[facts["place"]][0]
-            judged(facts, picture, embedding[facts["place"]], knobs)
+            judged(facts, found[facts["place"]][0], knobs)
     pixels_file, embedding_file, table = parts.files(path)
     for file, array in ((pixels_file, stacked), (embedding_file, embedding)):
         parts.save(file, array)
@@ -237,23 +236,32 @@ def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Pic
     if knobs.colour != "auto":
         small = small.convert({"grey": "L", "rgb": "RGB"}[knobs.colour])
     content = small.tobytes()
-    digest = fingerprint(small, content)
+    digest = hashes.fingerprint(small, content)
     facts |= {"sha256": digest, "key": int(digest[:16], 16), "channels": len(small.getbands())}
-    if knobs.checks.near_duplicate != "off" and min(found.pixels.size) >= HASHED:
-        facts["hash"] = perceptual(small)
     shape(found, knobs)
     found.pixels = small  # a chunk of whole photographs would fill the memory
     pixels = np.frombuffer(content, np.uint8).reshape(small.height, small.width, -1)
     return facts, found, pixels.transpose(2, 0, 1)
 
 
-def judged(facts: dict[str, Any], found: Picture, embedding: np.ndarray, knobs: Knobs) -> None:
-    """Fill in what the embedding measures, and what was found wrong.
+def measured(rows: list[dict[str, Any]], embedding: np.ndarray, perceptual: np.ndarray) -> None:
+    """Fill in what is measured of all pictures of a chunk at once, which takes a fraction of one by one.
 
     Brightness is the mean of all levels, 0…255; contrast the standard deviation around each channel's mean, 0…127.5.
     """
-    means, deviations = embedding[-6:-3].astype(np.float64), embedding[-3:].astype(np.float64)
-    facts |= {"brightness": 255 * means.mean(), "contrast": 255 * np.sqrt((deviations**2).mean())}
+    means, deviations = embedding[:, -6:-3].astype(np.float64), embedding[:, -3:].astype(np.float64)
+    brightness = (255 * means.mean(axis=1)).tolist()
+    contrast = (255 * np.sqrt((deviations**2).mean(axis=1))).tolist()
+    known = perceptual.tolist()
+    for facts in rows:
+        if (place := facts["place"]) >= 0:
+            facts |= {"brightness": brightness[place], "contrast": contrast[place]}
+            if known and min(facts["width"], facts["height"]) >= HASHED:
+                facts["hash"] = known[place]
+
+
+def judged(facts: dict[str, Any], found: Picture, knobs: Knobs) -> None:
+    """Fill in what was found wrong."""
     if facts["contrast"] < knobs.contrast:
         judge(found, knobs.checks.blank, "blank")
     facts |= {"reason": found.reason, "flags": "; ".join(found.flags)}
@@ -278,21 +286,3 @@ def shape(found: Picture, knobs: Knobs) -> None:
         judge(found, knobs.checks.too_small, "too small", f"{width}×{height}")
     if longer > knobs.aspect * shorter:
         judge(found, knobs.checks.extreme_aspect, "extreme aspect", f"{width}×{height}")
-
-
-def fingerprint(picture: Image.Image, content: bytes) -> str:
-    """SHA-256 of shape and pixels (``content``) as they are trained on, whatever file they came in."""
-    digest = hashlib.sha256(repr((len(picture.getbands()), picture.height, picture.width)).encode())
-    digest.update(content)
-    return digest.hexdigest()
-
-
-def perceptual(picture: Image.Image) -> int:
-    """The 64 bits of imagehash's pHash: signs of the lowest frequencies of a 32×32 grey version.
-
-    Reduced here by averages: the filter that the library would take needs longer than its hash.
-    """
-    from imagehash import phash
-
-    small = picture.convert("L").resize((32, 32), Image.Resampling.BOX)
-    return int.from_bytes(np.packbits(phash(small).hash).tobytes())

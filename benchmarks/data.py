@@ -2,7 +2,9 @@
 
 ``python -m benchmarks.data [--few N] [--many N]`` draws JPEG files into a temporary project, acquires and cleans them
 by the stages' own commands, and samples the memory of every process that takes part. ``plain`` decodes and resizes the
-same files with Pillow in as many processes and does nothing else. All in one run.
+same files with Pillow in as many processes and does nothing else. All in one run, where the two take turns: each ratio
+is one of neighbours in time, and what is printed are medians, of memory the largest. The last line is what one file
+more costs, which is the cost without starting and ending.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from contextlib import chdir
 from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -31,6 +35,19 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDE, SIZE = 256, 64  # pixels: of a file, and of what it becomes
 FOLDER = 1_000  # files in one
 LOOK = 0.05  # seconds between two looks at the memory
+
+
+class Row(NamedTuple):
+    """Of the table: seconds, and peaks of memory in MiB."""
+
+    count: int
+    acquire: float
+    acquire_peak: float
+    clean: float
+    plain: float
+    ratio: float
+    clean_peak: float
+    all_peak: float
 
 
 def draw(folder: Path, number: int) -> None:
@@ -51,8 +68,9 @@ def fitted(path: Path) -> bytes:
 
 def plain(folder: Path, cores: int) -> float:
     """Seconds to decode, resize and write all files."""
+    folder.with_name("plain.bin").unlink(missing_ok=True)
     files, began = sorted(folder.rglob("*.jpg")), time.perf_counter()
-    with Pool(cores) as pool, open(folder.parent / "plain.bin", "wb") as target:
+    with Pool(cores) as pool, open(folder.with_name("plain.bin"), "wb") as target:
         for pixels in pool.imap(fitted, files, chunksize=64):
             target.write(pixels)
     return time.perf_counter() - began
@@ -97,35 +115,56 @@ def project(folder: Path, source: Path) -> None:
     YAML().dump({"datasets": {"pics": entry}, "recipes": {}}, folder / "params.yaml")
 
 
+def cleaned() -> tuple[float, float, float]:
+    """``stage`` of a cleaning that finds nothing of an earlier one."""
+    for folder in (".aigc/clean", "data/clean"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return stage("aigc_tasks.clean", "pics")
+
+
+def measured(count: int, turns: int) -> Row:
+    """All that is measured with so many files."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as scratch:
+        source, here = Path(scratch, "source"), Path(scratch, "project")
+        with Pool(cores) as pool:
+            pool.map(partial(draw, source), range(count), chunksize=256)
+        project(here, source)
+        with chdir(here):
+            acquired = stage("aigc_tasks.acquire", "pics")
+            print(f"{count} files drawn and acquired", file=sys.stderr, flush=True)
+            pairs = [(cleaned(), plain(source, cores)) for _ in range(turns)]
+    seconds, own, together = zip(*(clean for clean, _ in pairs), strict=True)
+    ratio = median(clean[0] / bare for clean, bare in pairs)
+    return Row(
+        count, acquired[0], acquired[1], median(seconds), median(bare for _, bare in pairs), ratio,
+        max(own), max(together),
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--turns", type=int, default=3, help="how often clean and plain take turns")
     arguments = parser.parse_args()
-    cores = len(os.sched_getaffinity(0))
-    rows = []
-    for count in (arguments.few, arguments.many):
-        with tempfile.TemporaryDirectory() as scratch:
-            source, here = Path(scratch, "source"), Path(scratch, "project")
-            with Pool(cores) as pool:
-                pool.map(partial(draw, source), range(count), chunksize=256)
-            project(here, source)
-            with chdir(here):
-                acquired, cleaned = stage("aigc_tasks.acquire", "pics"), stage("aigc_tasks.clean", "pics")
-            rows.append((count, acquired, cleaned, plain(source, cores)))
-            print(f"{count} files drawn, acquired, cleaned", file=sys.stderr, flush=True)
+    few, many = (measured(count, arguments.turns) for count in (arguments.few, arguments.many))
     print(
         "| files | acquire, s | clean, s | plain, s | clean / plain | acquire, MiB | clean, MiB | all processes, MiB |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for count, (brought, raw_peak, _), (seconds, own, together), bare in rows:
+    for row in (few, many):
         print(
-            f"| {count:,} | {brought:.1f} | {seconds:.1f} | {bare:.1f} | {seconds / bare:.2f} "
-            f"| {raw_peak:.0f} | {own:.0f} | {together:.0f} |"
+            f"| {row.count:,} | {row.acquire:.1f} | {row.clean:.1f} | {row.plain:.1f} | {row.ratio:.2f} "
+            f"| {row.acquire_peak:.0f} | {row.clean_peak:.0f} | {row.all_peak:.0f} |"
         )
-    (_, few_raw, few_clean, _), (_, many_raw, many_clean, _) = rows
-    growth = [many_raw[1] / few_raw[1], many_clean[1] / few_clean[1], many_clean[2] / few_clean[2]]
-    print(f"| × memory | | | | | {growth[0]:.2f} | {growth[1]:.2f} | {growth[2]:.2f} |")
+    clean, bare = many.clean - few.clean, many.plain - few.plain
+    each = 1000 / (many.count - few.count)
+    grown = [getattr(many, peak) / getattr(few, peak) for peak in ("acquire_peak", "clean_peak", "all_peak")]
+    print(
+        f"| one more, ms; × memory | {(many.acquire - few.acquire) * each:.2f} | {clean * each:.2f} "
+        f"| {bare * each:.2f} | {clean / bare:.2f} | {' | '.join(f'{factor:.2f}' for factor in grown)} |"
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from test_decoding import encoded, noise
 
 from aigc_tasks import acquire, drift, layout
 from aigc_tasks.acquire import intake, raw
-from aigc_tasks.clean import Checks, Knobs, arrays, duplicates, looking, outliers, profile, splitting
+from aigc_tasks.clean import Checks, Knobs, arrays, duplicates, hashes, looking, outliers, profile, splitting
 from aigc_tasks.clean.cleaning import clean
 from aigc_tasks.errors import UserError
 
@@ -382,8 +382,15 @@ def test_without_a_size_the_first_picture_that_is_there_decides(cleaned: Cleaned
 
 
 def test_the_perceptual_hash_is_the_librarys() -> None:
-    ours = [looking.perceptual(noise(seed, size=(64, 64))) for seed in range(20)]
-    theirs = [int(str(imagehash.phash(noise(seed, size=(64, 64)))), 16) for seed in range(20)]
+    flat = [Image.new("L", (32, 32), level) for level in (0, 7, 255)]
+    grey = [noise(seed, size=(32, 32)).convert("L") for seed in range(20)] + flat
+    expected = [int(str(imagehash.phash(one)), 16) for one in grey]
+    assert hashes.perceptual(grey).tolist() == expected
+    assert [hashes.perceptual([one]).item() for one in grey] == expected
+
+    pictures = [noise(seed, size=(64, 64)) for seed in range(20)]
+    ours = hashes.perceptual(pictures).tolist()
+    theirs = [int(str(imagehash.phash(one)), 16) for one in pictures]
     apart = [(one ^ other).bit_count() for one, other in zip(ours, theirs, strict=True)]
     assert np.mean(apart) < 4  # the picture is reduced by another filter
     assert min((ours[0] ^ other).bit_count() for other in theirs[1:]) > 16

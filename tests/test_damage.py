@@ -31,6 +31,7 @@ from test_cleaning import photograph
 from test_decoding import bomb, chunked, encoded, noise
 
 from aigc_tasks.acquire import raw
+from aigc_tasks.clean import looking
 from aigc_tasks.clean.report import group
 
 pytestmark = pytest.mark.slow
@@ -612,7 +613,7 @@ def test_a_few_thousand_mutated_images_do_no_harm(project: Project, tmp_path: Pa
     assert {file for file in files_below(tmp_path) - before if not Path(file).is_relative_to(project.path)} == set()
 
 
-MANY = 4000  # files: enough that several processes look at them, also when some chunks are finished
+MANY = 6000  # files: enough that several processes look at them, also when some chunks are finished
 
 
 @pytest.fixture(scope="module")
@@ -673,14 +674,15 @@ def test_a_killed_cleaning_leaves_nothing_running_and_goes_on(
     total = new_chunks(calm.check(sys.executable, "-m", "aigc_tasks.clean", "wild"))
     assert total >= 5
 
-    moments: list[Callable[[], Any]] = [
-        lambda: looked_at(killed) >= 1,
-        lambda: looked_at(killed) >= 4,
-        lambda: (killed.path / "data/clean/.wild.unfinished").exists(),
+    moments: list[Callable[[int], Any]] = [
+        lambda before: looked_at(killed) > before,
+        lambda before: looked_at(killed) > before,
+        lambda before: (killed.path / "data/clean/.wild.unfinished").exists(),
     ]
-    for number, moment in enumerate(moments):
-        children = kill_when(killed, moment)
-        assert children or number == 2  # by then too little is left to be worth other processes
+    for moment in moments:
+        before = looked_at(killed)
+        children = kill_when(killed, lambda moment=moment, before=before: moment(before))
+        assert children or (total - before) * raw.GROUP_ROWS <= looking.FEW + raw.GROUP_ROWS
         _, alive = psutil.wait_procs(children, timeout=30)
         assert alive == []
         assert not (killed.path / "data/clean/wild").exists()

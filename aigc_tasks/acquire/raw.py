@@ -13,15 +13,17 @@ import json
 import os
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigc_tasks.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes a while, which the processes that only read pictures need not wait
 
 SOURCE = "source.json"
 PARTS = "[0-9]*-*.parquet"

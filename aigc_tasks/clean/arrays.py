@@ -45,6 +45,12 @@ def in_order(labels: set[str]) -> list[str]:
     return sorted(labels, key=lambda label: (int(label), label)) if numbers else sorted(labels)
 
 
+def keys(hashes: pd.Series) -> pd.Series:
+    """The first 64 bits of hashes in hex, 0 where there is none: to find equal ones takes a tenth of the memory."""
+    numbers = (int(one[:16], 16) if isinstance(one, str) else 0 for one in hashes)
+    return pd.Series(np.fromiter(numbers, np.uint64, len(hashes)), hashes.index)
+
+
 def load(folder: Path) -> Clean:
     """The arrays and labels in ``folder``; raises ``UserError`` if they are not there."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from itertools import compress
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +32,7 @@ COLUMNS = [
     "id", "source", "sha256", "file_sha256", "label", "split", "row", "reason", "flags",
     "width", "height", "mode", "brightness", "contrast", "near", "outlier",
 ]  # fmt: skip
+NULLABLE = {pa.int32(): pd.Int32Dtype(), pa.int8(): pd.Int8Dtype()}  # what a picture without pixels has none of
 SHOWN = 8  # examples of one reason in the report
 PAIRED = 12  # pairs of near duplicates there
 DIGITS = 3  # of a distance; the last bits depend on how many are computed at once
@@ -38,10 +40,12 @@ DIGITS = 3  # of a distance; the last bits depend on how many are computed at on
 
 def clean(name: str) -> None:
     """The stage: ``data/raw/NAME`` to ``data/clean/NAME`` and ``reports/data/NAME.html``."""
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it was given for good
+    memory = pa.system_memory_pool()
+    pa.set_memory_pool(memory)  # Arrow's own keeps what it was given for good
     settings = dataset(name)
     knobs, folder = settings.clean, layout.raw(name)
     rows, parts = table(folder, knobs, layout.LOCAL / "clean" / name, f"clean {name}")
+    memory.release_unused()  # here and below: C's library would keep what is free for the next of the same size
     brought = rows["split"].isin(["val", "test"])
     rows["split"] = splitting.assigned(rows, knobs)
     duplicates.mark(rows, knobs, parts.pixels)
@@ -58,15 +62,18 @@ def clean(name: str) -> None:
     manifest = rows[COLUMNS]
     page = report.page(name, manifest, pictures(rows, parts), versions, raw.last_changes(folder), trouble)
     layout.replace(layout.data_report(name), page)
+    memory.release_unused()
     if trouble is not None:
         raise UserError(f"{trouble}; see {layout.data_report(name)}")
     schema.validated(manifest, knobs.checks.duplicate != "drop")
+    said = {**report.summary(manifest), "digest": versions[-1]["digest"]}
+    memory.release_unused()
     with layout.written_whole(layout.clean(name)) as target:
-        write(rows, parts, target)
-        save(manifest, target / "manifest.parquet")
-        profile.write(target / "profile.npz", described(rows, parts))
-        said = {**report.summary(manifest), "digest": versions[-1]["digest"]}
         layout.replace(target / "report.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
+        profile.write(target / "profile.npz", described(rows, parts))
+        write(rows, parts, target)
+        memory.release_unused()
+        save(manifest, target / "manifest.parquet")
     print(f"clean {name}  {said['kept']} of {said['samples']} samples kept, {said['splits']}")
 
 
@@ -78,14 +85,14 @@ def table(folder: Path, knobs: Knobs, work: Path, label: str) -> tuple[pd.DataFr
     for chunk, path, found in looking.seen(folder, knobs, work, label):
         if old := replaced.get(chunk.file):
             found = found.filter(pc.invert(pc.is_in(found["id"], pa.array(old, pa.large_string()))))
-        tables.append(found.append_column("chunk", pa.array(np.full(len(found), len(paths), np.int32))))
+        tables.append(found.append_column("chunk", pa.array(np.full(len(found), len(paths), np.uint32))))
         paths.append(path)
-    whole = pa.concat_tables(tables)
+    whole = pa.concat_tables(tables).combine_chunks()  # thousands of small arrays lie too scattered to be freed
     tables.clear()
-    ids = whole["id"].combine_chunks()
+    ids = whole["id"]
     if not pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py():
         whole = whole.sort_by("id")
-    rows = whole.to_pandas(split_blocks=True, self_destruct=True)
+    rows = whole.to_pandas(split_blocks=True, self_destruct=True, types_mapper=NULLABLE.get)
     return rows, Parts(paths, rows["chunk"].to_numpy(), rows["place"].to_numpy())
 
 
@@ -134,7 +141,8 @@ def save(manifest: pd.DataFrame, path: Path) -> None:
     """Write the manifest, some thousand rows at a time."""
     with pq.ParquetWriter(path, pa.Schema.from_pandas(manifest.head(0), preserve_index=False)) as file:
         for at in range(0, len(manifest), schema.PORTION):
-            file.write(pa.Table.from_pandas(manifest.iloc[at : at + schema.PORTION], preserve_index=False))
+            portion = manifest.iloc[at : at + schema.PORTION]
+            file.write(pa.Table.from_pandas(portion, preserve_index=False, nthreads=1))  # each thread has its own heap
 
 
 def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
@@ -153,17 +161,21 @@ def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(file, header)
                     arrays[split] = file, file.tell()
-            for split, row, one in zip(rows.loc[some, "split"], rows.loc[some, "row"], pixels, strict=True):
-                file, start = arrays[split]
-                file.seek(start + row * one.nbytes)
-                file.write(one.tobytes())
+            splits, places = rows.loc[some, "split"].to_numpy(), rows.loc[some, "row"].to_numpy(np.int64)
+            for split, (file, start) in arrays.items():
+                own = np.flatnonzero(splits == split)
+                own = own[np.argsort(places[own])]
+                for run in np.split(own, np.flatnonzero(np.diff(places[own]) != 1) + 1) if len(own) else []:
+                    file.seek(start + int(places[run[0]]) * pixels[0].nbytes)
+                    file.write(np.ascontiguousarray(pixels[run]).data)
 
 
 def described(rows: pd.DataFrame, parts: Parts) -> profile.Profile:
     """What drift is measured against: figures of some of what is kept, and the counts of all."""
-    kept = rows.index[rows["reason"].isna()].to_numpy()
+    usable = rows["reason"].isna()
+    kept = rows.index[usable].to_numpy()
     some = rows.loc[drawn(rows["key"], kept, profile.MOST)]
-    labels = rows["label"].where(rows["reason"].isna()).dropna()
+    labels = rows["label"].where(usable).dropna()
     classes = in_order(set(labels.unique()))
     numbers = {label: number for number, label in enumerate(classes)}
     counts = labels.value_counts().reindex(classes) if classes else pd.Series([len(kept)])
@@ -173,7 +185,7 @@ def described(rows: pd.DataFrame, parts: Parts) -> profile.Profile:
         labels=some["label"].map(numbers).fillna(0).to_numpy(np.int64),
         classes=classes,
         counts=counts.to_numpy(np.int64),
-        digest=profile.digest(rows.loc[kept, "sha256"], rows.loc[kept, "label"].fillna("")),
+        digest=profile.digest(compress(rows["sha256"], usable), compress(rows["label"].fillna(""), usable)),
         shas=some["sha256"].to_list(),
     )
 
@@ -188,7 +200,8 @@ def pictures(rows: pd.DataFrame, parts: Parts) -> report.Pictures:
     good = shown[shown["reason"].isna()].fillna({"label": ""})
     kept = examples(good[good["label"].isin(named)], "label", SHOWN)
     near = shown[shown["reason"].str.startswith("near duplicate", na=False)].head(PAIRED)
-    number = pd.Series(rows.index, rows["id"])
+    named_twins = rows["id"][rows["id"].isin(near["near"])]
+    number = pd.Series(named_twins.index, named_twins)
     twins = dict(zip(near.index.tolist(), number[near["near"]].tolist(), strict=True))
     wanted = {row for sort in (dropped, flagged, kept) for group in sort.values() for row in group}
     wanted |= {*twins, *twins.values()}

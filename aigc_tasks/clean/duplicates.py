@@ -1,8 +1,9 @@
 """What is there twice: exactly, almost, or under two labels.
 
 Of twins the one stays that matters most for honest figures: test before val before train, so that no test image's twin
-is learned from. Almost the same means that two perceptual hashes (Zauner 2010, by the library imagehash) differ by few
-bits, and that the pictures, reduced to 16×16 grey pixels, correlate: hashes alone take two handwritten ones for one.
+is learned from. Almost the same means that two perceptual hashes (Zauner 2010, those of the library imagehash) differ
+by few bits, and that the pictures, reduced to 16×16 grey pixels, correlate: hashes alone take two handwritten ones for
+one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def mark(rows: pd.DataFrame, knobs: Knobs, gather: Gather) -> None:
     """Fill in ``reason``, ``flags`` and ``near`` of what is there twice. What is usable has a split already."""
     rows["near"] = pd.Series(pd.NA, rows.index, "str")
     usable = rows.index[rows["reason"].isna()].to_numpy()
-    order = usable[np.lexsort((usable, rows["split"].map(RANK).to_numpy()[usable]))]
+    places, splits = pd.factorize(rows.loc[usable, "split"])
+    ranks = np.array([RANK[split] for split in splits], int)[places]
+    order = usable[np.lexsort((usable, ranks))]
     if knobs.checks.label_conflict != "off":
         order = order[~conflicts(rows, order, knobs.checks.label_conflict)]
     if knobs.checks.duplicate != "off":

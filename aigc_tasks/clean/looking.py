@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from aigc_tasks import layout, lifeline
 from aigc_tasks.acquire import raw
-from aigc_tasks.clean import Knobs, decoding, fitting, parts, profile
+from aigc_tasks.clean import Knobs, decoding, fitting, hashes, parts, profile
 from aigc_tasks.clean.decoding import Flaw, Picture, decoded, judge
 from aigc_tasks.clean.fitting import fitted
 from aigc_tasks.errors import UserError
@@ -43,11 +41,12 @@ HASHED = 16  # pixels of a side; a perceptual hash of a smaller picture tells li
 DEADLY = "unreadable (ends the process that decodes it)"
 WORKERS = "AIGC_WORKERS"  # how many processes; the result does not depend on it
 NOTHING = np.empty((0, 0, 0), np.uint8)
-COLUMNS = {
-    "id": "str", "source": "str", "label": "str", "split": "str", "file_sha256": "str", "sha256": "str",
-    "reason": "str", "flags": "str", "mode": "str", "width": "Int32", "height": "Int32", "channels": "Int8",
-    "brightness": "float32", "contrast": "float32", "key": "uint64", "hash": "uint64", "place": "int32",
+TEXTS = ("id", "source", "label", "split", "file_sha256", "sha256", "reason", "flags", "mode")
+NUMBERS = {
+    "width": pa.int32(), "height": pa.int32(), "channels": pa.int8(), "brightness": pa.float32(),
+    "contrast": pa.float32(), "key": pa.uint64(), "hash": pa.uint64(), "place": pa.int16(),
 }  # fmt: skip
+SCHEMA = pa.schema(dict.fromkeys(TEXTS, pa.large_string()) | NUMBERS)
 
 
 def seen(folder: Path, knobs: Knobs, work: Path, label: str) -> Iterator[tuple[raw.Chunk, Path, pa.Table]]:
@@ -58,7 +57,8 @@ def seen(folder: Path, knobs: Knobs, work: Path, label: str) -> Iterator[tuple[r
     chunks = raw.chunks(folder)
     work.mkdir(parents=True, exist_ok=True)
     side = knobs.size or first_side(folder, chunks, knobs)  # of all, whichever version brought it
-    paths = [work / name(folder, chunk, knobs, side) for chunk in chunks]
+    told = knowing(knobs, side)
+    paths = [work / name(folder, chunk, told) for chunk in chunks]
     for old in set(work.iterdir()) - {file for path in paths for file in parts.files(path)}:
         old.unlink()
     missing = [number for number, path in enumerate(paths) if not all(map(Path.exists, parts.files(path)))]
@@ -74,22 +74,23 @@ def seen(folder: Path, knobs: Knobs, work: Path, label: str) -> Iterator[tuple[r
             yield chunk, path, pq.read_table(parts.files(path)[-1])
 
 
-def name(folder: Path, chunk: raw.Chunk, knobs: Knobs, side: Any) -> str:
-    """Of a chunk's results: a hash of what is in it and of all that has a say in what is found."""
+def knowing(knobs: Knobs, side: Any) -> bytes:
+    """All that has a say in what is found in a chunk, beside what is in it."""
     ignored = {"val", "test", "seed", "survive", "distance"}
-    code = [
-        Path(str(module.__file__)).read_bytes() for module in (sys.modules[__name__], decoding, fitting, profile, image)
-    ]
-    libraries = [version(library) for library in ("imagehash", "numpy", "pillow", "scipy")]
-    facts = [said(folder, chunk), side, knobs.model_dump(mode="json", exclude=ignored), libraries]
-    return hashlib.sha256(json.dumps(facts).encode() + b"".join(code)).hexdigest()[:24]
+    modules = (sys.modules[__name__], decoding, fitting, hashes, profile, image)
+    code = [Path(str(module.__file__)).read_bytes() for module in modules]
+    libraries = [version(library) for library in ("numpy", "pillow", "scipy")]
+    return json.dumps([side, knobs.model_dump(mode="json", exclude=ignored), libraries]).encode() + b"".join(code)
 
 
-def said(folder: Path, chunk: raw.Chunk) -> str:
-    """A hash of everything in the chunk: contents go into it by their own hashes, so that they need not be read."""
+def name(folder: Path, chunk: raw.Chunk, told: bytes) -> str:
+    """Of a chunk's results: a hash of ``knowing`` and of everything in the chunk.
+
+    Contents go into it by their own hashes, so that they need not be read.
+    """
     columns = ["id", "source", "label", "split", "sha256", "flaw", "gone"]
-    rows = raw.opened(folder / chunk.file).read_row_group(chunk.group, columns).to_pylist()
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    rows = raw.opened(folder / chunk.file).read_row_group(chunk.group, columns)
+    return hashlib.sha256(json.dumps(rows.to_pydict()).encode() + told).hexdigest()[:24]
 
 
 def first_side(folder: Path, chunks: list[raw.Chunk], knobs: Knobs) -> tuple[int, int] | None:
@@ -204,21 +205,22 @@ def look(
     for place, (_, pixels) in enumerate(found):
         stacked[place] = pixels  # a grey one among colours is repeated
     embedding = profile.embedding(image.coloured(stacked, 3))
+    compared = [picture.pixels for picture, _ in found] if knobs.checks.near_duplicate != "off" else []
+    measured(rows, embedding, hashes.perceptual(compared))
     for facts in rows:
         if facts["place"] >= 0:
-            picture = found[facts["place"]][0]
-            judged(facts, picture, embedding[facts["place"]], knobs)
+            judged(facts, found[facts["place"]][0], knobs)
     pixels_file, embedding_file, table = parts.files(path)
     for file, array in ((pixels_file, stacked), (embedding_file, embedding)):
         parts.save(file, array)
     with layout.written(table) as unfinished:
-        pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS).to_parquet(unfinished, index=False)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), unfinished)
 
 
 def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Picture | None, np.ndarray]:
     """What is known of one entry, its picture if there is any to use, and its fitted pixels, uint8 C×H×W."""
     facts: dict[str, Any] = {
-        **dict.fromkeys(COLUMNS), "id": row.id, "source": row.source, "label": row.label, "split": row.split,
+        **dict.fromkeys(SCHEMA.names), "id": row.id, "source": row.source, "label": row.label, "split": row.split,
         "file_sha256": row.sha256 or None, "reason": row.flaw, "flags": "", "key": 0, "hash": 0,
     }  # fmt: skip
     if row.content is None:
@@ -233,23 +235,33 @@ def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Pic
         return {**facts, "reason": str(flaw)}, None, NOTHING
     if knobs.colour != "auto":
         small = small.convert({"grey": "L", "rgb": "RGB"}[knobs.colour])
-    digest = fingerprint(small)
+    content = small.tobytes()
+    digest = hashes.fingerprint(small, content)
     facts |= {"sha256": digest, "key": int(digest[:16], 16), "channels": len(small.getbands())}
-    if knobs.checks.near_duplicate != "off" and min(found.pixels.size) >= HASHED:
-        facts["hash"] = perceptual(small)
     shape(found, knobs)
     found.pixels = small  # a chunk of whole photographs would fill the memory
-    pixels = np.asarray(small)
-    return facts, found, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    pixels = np.frombuffer(content, np.uint8).reshape(small.height, small.width, -1)
+    return facts, found, pixels.transpose(2, 0, 1)
 
 
-def judged(facts: dict[str, Any], found: Picture, embedding: np.ndarray, knobs: Knobs) -> None:
-    """Fill in what the embedding measures, and what was found wrong.
+def measured(rows: list[dict[str, Any]], embedding: np.ndarray, perceptual: np.ndarray) -> None:
+    """Fill in what is measured of all pictures of a chunk at once, which takes a fraction of one by one.
 
     Brightness is the mean of all levels, 0…255; contrast the standard deviation around each channel's mean, 0…127.5.
     """
-    means, deviations = embedding[-6:-3].astype(np.float64), embedding[-3:].astype(np.float64)
-    facts |= {"brightness": 255 * means.mean(), "contrast": 255 * np.sqrt((deviations**2).mean())}
+    means, deviations = embedding[:, -6:-3].astype(np.float64), embedding[:, -3:].astype(np.float64)
+    brightness = (255 * means.mean(axis=1)).tolist()
+    contrast = (255 * np.sqrt((deviations**2).mean(axis=1))).tolist()
+    known = perceptual.tolist()
+    for facts in rows:
+        if (place := facts["place"]) >= 0:
+            facts |= {"brightness": brightness[place], "contrast": contrast[place]}
+            if known and min(facts["width"], facts["height"]) >= HASHED:
+                facts["hash"] = known[place]
+
+
+def judged(facts: dict[str, Any], found: Picture, knobs: Knobs) -> None:
+    """Fill in what was found wrong."""
     if facts["contrast"] < knobs.contrast:
         judge(found, knobs.checks.blank, "blank")
     facts |= {"reason": found.reason, "flags": "; ".join(found.flags)}
@@ -274,21 +286,3 @@ def shape(found: Picture, knobs: Knobs) -> None:
         judge(found, knobs.checks.too_small, "too small", f"{width}×{height}")
     if longer > knobs.aspect * shorter:
         judge(found, knobs.checks.extreme_aspect, "extreme aspect", f"{width}×{height}")
-
-
-def fingerprint(picture: Image.Image) -> str:
-    """SHA-256 of shape and pixels as they are trained on, whatever file they came in."""
-    digest = hashlib.sha256(repr((len(picture.getbands()), picture.height, picture.width)).encode())
-    digest.update(picture.tobytes())
-    return digest.hexdigest()
-
-
-def perceptual(picture: Image.Image) -> int:
-    """The 64 bits of imagehash's pHash: signs of the lowest frequencies of a 32×32 grey version.
-
-    Reduced here by averages: the filter that the library would take needs longer than its hash.
-    """
-    from imagehash import phash
-
-    small = picture.convert("L").resize((32, 32), Image.Resampling.BOX)
-    return int.from_bytes(np.packbits(phash(small).hash).tobytes())

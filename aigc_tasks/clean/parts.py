@@ -20,7 +20,7 @@ def save(path: Path, array: np.ndarray) -> None:
     """``np.save``, whole or not at all. NumPy's own does not say that a disk is full in a way that can be explained."""
     with layout.written(path) as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(np.ascontiguousarray(array).tobytes())
+        file.write(np.ascontiguousarray(array).data)
 
 
 class Parts:

@@ -22,7 +22,7 @@ MOST = 5_000  # images that are described one by one: those of the lowest SHA-25
 CELLS = 8  # of a side, in which an image's brightness is averaged
 DIMENSIONS = CELLS * CELLS + 6
 LUMA = np.array([19595.0, 38470.0, 7471.0])  # ITU-R BT.601 in parts of 65536, as Pillow has them
-BLOCK = 1 << 22  # pixels that are worked on at a time: memory stays flat
+BLOCK = 1 << 20  # levels that are worked on at a time: they stay in the processor's cache
 FORMAT = {  # field: kind of its elements, dimensions
     "embedding": ("f", 2), "statistics": ("f", 2), "labels": ("i", 1), "classes": ("U", 1), "counts": ("i", 1),
     "digest": ("U", 0), "shas": ("S", 1),

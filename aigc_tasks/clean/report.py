@@ -22,7 +22,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
-from aigc_tasks.clean.arrays import SPLITS, in_order
+from aigc_tasks.clean.arrays import SPLITS, in_order, keys
 from aigc_tasks.modalities import image
 
 MEANINGS = {  # of reasons and flags, in words for someone who sees them for the first time
@@ -109,11 +109,13 @@ def balance(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
 def overlap(manifest: pd.DataFrame) -> dict[str, int]:
     """Kept pictures that are in more than one split: ``exact`` by SHA-256 of the pixels, ``near`` by recorded pairs."""
     kept = manifest[["id", "sha256", "split", "near"]][manifest["reason"].isna()]
-    places = kept[["sha256", "split"]].dropna().drop_duplicates()["sha256"]
-    twins = kept["near"].map(kept.set_index("id")["split"])
+    known = kept["sha256"].notna() & kept["split"].notna()
+    places = pd.DataFrame({"key": keys(kept["sha256"]), "split": kept["split"]})[known].drop_duplicates()["key"]
+    near = kept[kept["near"].notna()]
+    twins = near["near"].map(kept[kept["id"].isin(near["near"])].set_index("id")["split"])
     return {
         "exact": int(places[places.duplicated()].nunique()),
-        "near": int((twins.notna() & (twins != kept["split"])).sum()),
+        "near": int((twins.notna() & (twins != near["split"])).sum()),
     }
 
 

@@ -25,7 +25,8 @@ def assigned(rows: pd.DataFrame, knobs: Knobs) -> pd.Series:
     brought = rows["split"].where(usable & rows["split"].isin(["val", "test"]))
     shares = {"val": knobs.val, "test": knobs.test}
     shares = {split: share for split, share in shares.items() if not (brought == split).any()}
-    place = np.array([lot(digest, knobs.seed) if isinstance(digest, str) else 1.0 for digest in rows["file_sha256"]])
+    lots = (lot(digest, knobs.seed) if isinstance(digest, str) else 1.0 for digest in rows["file_sha256"])
+    place = np.fromiter(lots, np.float64, len(rows))
     ends = np.cumsum([*shares.values()])
     drawn = pd.Series(np.array([*shares, "train"], object)[np.searchsorted(ends, place, "right")], rows.index, "str")
     return brought.where(brought.notna(), drawn).where(usable).astype("str")

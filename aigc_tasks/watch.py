@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_OID, UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from aigc_tasks import layout, servers
 from aigc_tasks import recipe as recipes
@@ -82,6 +82,7 @@ class Watched:
     since: float = 0.0  # when it was first seen as it is
     trouble: str = ""
     told: Listing | None = field(init=False)
+    next: UUID = field(default_factory=uuid4)  # of the next event: the same until that has been told, then another
 
     def __post_init__(self) -> None:
         self.told = self.remembered()
@@ -98,13 +99,17 @@ class Watched:
         """What was told of this very source; None if nothing was."""
         try:
             kept = json.loads(self.path.read_text())
-            return {id: tuple(facts) for id, facts in kept["told"].items()} if kept["source"] == self.source else None
+            if kept["source"] != self.source:
+                return None
+            self.next = UUID(kept["next"])
+            return {id: tuple(facts) for id, facts in kept["told"].items()}
         except (OSError, ValueError, KeyError, AttributeError):
             return None
 
     def remember(self, listing: Listing) -> None:
         self.told = listing
-        layout.replace(self.path, json.dumps({"source": self.source, "told": listing}))
+        self.next = uuid4()
+        layout.replace(self.path, json.dumps({"source": self.source, "told": listing, "next": str(self.next)}))
 
     def look(self, settle: float, say: Say) -> None:
         """One look; tells of a change that has settled."""
@@ -128,7 +133,7 @@ class Watched:
 
     def tell(self, counts: dict[str, int], now: Listing, say: Say) -> None:
         summary = in_words(self.dataset.name, counts)
-        same = uuid5(NAMESPACE_OID, json.dumps(sorted(hashes(now).items())))
+        same = uuid5(self.next, json.dumps([self.dataset.name, sorted(hashes(now).items())]))
         try:
             send(event(self.dataset.name, counts, summary, same))
         except (UserError, OSError) as error:

@@ -67,8 +67,8 @@ def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for
         from aigc_tasks import recipe as recipes
 
         settings = recipes.recipe(recipe)
-        steps = graph.stages(recipe, settings.dataset.name)
-        if graph.busy() or graph.stale([at for targets in steps.values() for at in targets]) or undecided(settings):
+        targets = graph.targets(recipe, settings.dataset.name)
+        if graph.busy() or graph.stale(targets) or undecided(settings):
             run_flow("pipeline", recipe)
             print()
         else:
@@ -174,10 +174,10 @@ def state(name: str, repo: Any) -> str:
     from aigc_tasks import recipe as recipes
 
     try:
-        steps = graph.stages(name, recipes.recipe(name).dataset.name)
+        targets = graph.targets(name, recipes.recipe(name).dataset.name)
     except UserError as error:
         return f"broken: {error}"
-    why = graph.stale([target for targets in steps.values() for target in targets], repo)
+    why = graph.stale(targets, repo)
     report = layout.report(name) / "quality.json"
     measured = f"FID {quality(name)['fid_ratio']:.2f} × real against real" if report.exists() else ""
     if not why:

@@ -50,6 +50,11 @@ def stages(recipe: str, dataset: str) -> dict[str, list[str]]:
     }
 
 
+def targets(recipe: str, dataset: str) -> list[str]:
+    """All of them, in order."""
+    return [target for some in stages(recipe, dataset).values() for target in some]
+
+
 def open_repo() -> Repo:
     """DVC's view of this project; raises ``UserError`` where ``dvc.yaml`` or the folder is not in order."""
     from dvc.exceptions import DvcException

@@ -68,8 +68,13 @@ def at_work(recipe: str) -> bool:
 
 def unfinished() -> list[Note]:
     """What was killed, and that nobody goes on with."""
-    found = [note(path.stem) for path in sorted(layout.retraining("x").parent.glob("*.json"))]
+    found = [note(path.stem) for path in sorted(beside("*", "json").parent.glob("*.json"))]
     return [one for one in found if one is not None and not at_work(one.recipe)]
+
+
+def forget(recipe: str) -> None:
+    """Nobody is to go on with what the note is about."""
+    beside(recipe, "json").unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,9 +107,9 @@ def turn(recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], Non
         try:
             yield None
         except Exception:  # it has ended, unlike after KeyboardInterrupt and SIGTERM
-            beside(recipe, "json").unlink()
+            forget(recipe)
             raise
-        beside(recipe, "json").unlink()
+        forget(recipe)
     finally:
         lock.release()
 
@@ -154,8 +159,7 @@ class Workplace:
 
     @property
     def targets(self) -> list[str]:
-        stages = graph.stages(self.settings.name, self.settings.dataset.name)
-        return [target for some in stages.values() for target in some]
+        return graph.targets(self.settings.name, self.settings.dataset.name)
 
     def furnish(self, before: dict[str, Any]) -> None:
         """Results of the branch where they are newer than the checkout's, and from DVC's cache what belongs to them.
@@ -189,14 +193,14 @@ class Workplace:
         if git("ls-tree", self.tip, report):
             git("checkout", "--force", self.tip, "--", report)
 
-    def keep(self, message: str) -> str | None:
+    def keep(self, message: Callable[[], str]) -> str | None:
         """Commit what came out to the branch, and share it if asked to; None if nothing has changed."""
         stages, last = lock_in(Path()), lock_at(self.tip or self.base)
         new = None
         if any(stages.get(target) != last.get(target) for target in self.targets):
             git("add", "--all", "--", *(name for name in (LOCK, "reports") if Path(name).exists()))
             earlier = [one for one in (self.tip, *self.rivals) if one is not None and not is_ancestor(one, self.base)]
-            new = worktree.commit(git("write-tree"), [self.base, *earlier], message)
+            new = worktree.commit(git("write-tree"), [self.base, *earlier], message())
             git("update-ref", f"refs/heads/{branch(self.settings.name)}", new, self.tip or "0" * 40)
         if self.push and (new or self.tip):
             graph.open_repo().push(self.targets)

@@ -62,3 +62,6 @@ class Schedule(knobs.Knobs):
         """The starts that a clock gives."""
         cron = [f"{self.cron} ({self.timezone})"] if self.cron else []
         return cron + ([f"every {self.interval:g} s"] if self.interval else [])
+
+
+BY_HAND = Schedule.model_validate({"on_change": False})  # of a recipe that says nothing

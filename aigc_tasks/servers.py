@@ -115,11 +115,9 @@ def lasting_prefect(port: int) -> Iterator[str]:
 
     ``port`` is wanted for one that is started; the next free one is taken.
     """
-    from prefect.settings import get_current_settings
-
-    url = get_current_settings().api.url or running_prefect()
+    url = known_prefect()
     if url is not None:
-        yield str(url)
+        yield url
         return
     free = free_port(port)
     url = f"http://{HOST}:{free}/api"
@@ -150,8 +148,16 @@ def serve_uis(mlflow_port: int, prefect_port: int) -> None:
             time.sleep(1)
 
 
+def known_prefect() -> str | None:
+    """The API of the Prefect server that the user has named, or that runs for this checkout; None if there is none."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    return str(url) if url else running_prefect()
+
+
 def running_prefect() -> str | None:
-    """The API of the Prefect server that ``aigc ui`` runs for this checkout, None if there is none."""
+    """The API of the Prefect server of this checkout (``aigc ui``, ``aigc serve``), None if there is none."""
     try:
         url: str = json.loads(NOTE.read_text())["api"]
     except (OSError, ValueError, KeyError):

@@ -1,6 +1,7 @@
 """``aigc status``: what is due, what came out last, what is live, and what is stuck and how to mend it.
 
-A few requests, however many runs there were: the newest runs and the next starts of all recipes come in a page each.
+However many runs there were, one page holds the newest of all recipes and another the next starts; of a recipe that is
+on neither the server is asked by itself.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aigc_tasks import recipe as recipes
 from aigc_tasks import retraining, servers, tracking, worktree
@@ -18,7 +19,7 @@ from aigc_tasks.promote import registry
 from aigc_tasks.promote.overview import age, ago
 from aigc_tasks.promote.registry import Event, Product
 from aigc_tasks.recipe import Recipe
-from aigc_tasks.schedule import Schedule
+from aigc_tasks.schedule import BY_HAND
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -40,6 +41,13 @@ class Served:
     next: Any = None
 
 
+class Registered(NamedTuple):
+    """A product as the registry has it."""
+
+    events: list[Event]
+    recipes: dict[int, str]  # that each version was made by
+
+
 def status() -> tuple[str, bool]:
     """The account, and whether nothing is stuck."""
     api = reachable()
@@ -50,13 +58,12 @@ def status() -> tuple[str, bool]:
             settings[name] = recipes.recipe(name)
         except UserError as error:
             stuck.append(f"{name} is broken: {str(error).splitlines()[0]}")
-    products = {one.product.name for one in settings.values() if one.product is not None}
-    ledgers = read_ledgers(products)
+    products = registered(one.product.name for one in settings.values() if one.product is not None)
     ahead = branches_ahead()
     lines = [f"Prefect   {api.removesuffix('/api') if api else f'no server runs; {SERVE}'}", ""]
     for name, one in settings.items():
-        lines += told(one, served.get(name), ledgers, name in ahead)
-    lines += ["", *(f"{name}: {what}" for name, what in live(ledgers))]
+        lines += told(one, served.get(name), products, name in ahead)
+    lines += ["", *(f"{name}: {what}" for name, what in live(products))]
     stuck += [what for one in settings.values() for what in troubles(one, served.get(one.name), api is not None)]
     stuck += [
         f"{name} is deployed and no recipe of params.yaml: prefect deployment delete {FLOW}/{name}"
@@ -68,10 +75,8 @@ def status() -> tuple[str, bool]:
 
 def reachable() -> str | None:
     """The address of the Prefect server that is configured, or runs for this checkout, if it answers."""
-    from prefect.settings import get_current_settings
-
-    url = get_current_settings().api.url or servers.running_prefect()
-    return str(url) if url is not None and servers.answers(f"{url}/health", 5) else None
+    url = servers.known_prefect()
+    return url if url is not None and servers.answers(f"{url}/health", 5) else None
 
 
 def on_server(api: str) -> dict[str, Served]:
@@ -121,11 +126,15 @@ def written(schedule: Any) -> str:
     return f"every {schedule.interval.total_seconds():g} s" if hasattr(schedule, "interval") else str(schedule)
 
 
-def read_ledgers(products: Iterable[str]) -> dict[str, tuple[Product, list[Event]]]:
-    """Of the products that are registered."""
+def registered(products: Iterable[str]) -> dict[str, Registered]:
+    """Those of the products that are registered."""
     client = tracking.open_client()
-    known = set(registry.names(client))
-    return {name: (one := Product(client, name), one.ledger()) for name in sorted(set(products) & known)}
+    found = {}
+    for name in sorted(set(products) & set(registry.names(client))):
+        product = Product(client, name)
+        makers = {int(one.version): one.tags.get("aigc.recipe", "") for one in product.versions()}
+        found[name] = Registered(product.ledger(), makers)
+    return found
 
 
 def branches_ahead() -> set[str]:
@@ -134,7 +143,7 @@ def branches_ahead() -> set[str]:
     return {line.removeprefix("retrain/") for line in listed.splitlines()}
 
 
-def told(settings: Recipe, served: Served | None, ledgers: dict[str, Any], ahead: bool) -> Iterator[str]:
+def told(settings: Recipe, served: Served | None, products: dict[str, Registered], ahead: bool) -> Iterator[str]:
     """The lines of one recipe."""
     name, schedule = settings.name, settings.schedule
     if schedule is None and not ahead and (served is None or served.last is None):
@@ -143,7 +152,7 @@ def told(settings: Recipe, served: Served | None, ledgers: dict[str, Any], ahead
     yield name
     paused = ", PAUSED" if served is not None and served.paused else ""
     due = f"; next {moment(served.next.expected_start_time)}" if served and served.next and not paused else ""
-    yield f"  schedule   {(schedule or Schedule.model_validate({'on_change': False})).in_words()}{paused}{due}"
+    yield f"  schedule   {(schedule or BY_HAND).in_words()}{paused}{due}"
     if retraining.at_work(name):
         note = retraining.note(name)
         yield f"  at work    since {moment(datetime.fromisoformat(note.began))}" if note else "  at work"
@@ -152,32 +161,29 @@ def told(settings: Recipe, served: Served | None, ledgers: dict[str, Any], ahead
         message = (run.state.message or "").replace("\n", " ")[:LONGEST]
         took = f", {run.total_run_time.total_seconds():.0f} s" if run.state.is_final() else ""
         yield f"  last run   {run.state.name}, {ago(run.start_time)}{took}: {message}"
-    product = settings.product.name if settings.product else None
-    if product in ledgers:
-        registered, events = ledgers[product]
-        event = last_decision(registered, events, name)
-        if event is not None:
-            what = f"{product} version {event.version}: {event.kind}, {age(event)}"
-            yield f"  decision   {what}: {event.reason[:LONGEST]}"
+    product = settings.product.name if settings.product else ""
+    if product in products and (event := last_decision(products[product], name)) is not None:
+        what = f"{product} version {event.version}: {event.kind}, {age(event)}"
+        yield f"  decision   {what}: {event.reason[:LONGEST]}"
     if ahead:
         yield f"  branch     {retraining.branch(name)} is ahead: git merge {retraining.branch(name)}"
 
 
-def last_decision(product: Product, events: list[Event], recipe: str) -> Event | None:
-    """The gate's last word on a version of the recipe."""
-    own = {int(one.version) for one in product.versions() if one.tags.get("aigc.recipe") == recipe}
-    decided = [event for event in events if event.version in own and event.kind in ("promote", "refuse", "rollback")]
+def last_decision(product: Registered, recipe: str) -> Event | None:
+    """The last word on a version of the recipe."""
+    own = [event for event in product.events if product.recipes.get(event.version) == recipe]
+    decided = [event for event in own if event.kind in ("promote", "refuse", "rollback")]
     return decided[-1] if decided else None
 
 
-def live(ledgers: dict[str, tuple[Product, list[Event]]]) -> Iterator[tuple[str, str]]:
+def live(products: dict[str, Registered]) -> Iterator[tuple[str, str]]:
     """Each product's champion and its age."""
-    for name, (product, events) in ledgers.items():
-        champion = product.standing().champion
+    for name, product in products.items():
+        champion = registry.added_up(product.events).champion
         if champion is None:
             yield name, "no champion"
             continue
-        since = [event for event in events if event.version == champion and event.kind == "promote"][-1]
+        since = [event for event in product.events if event.version == champion and event.kind == "promote"][-1]
         yield name, f"version {champion} is the champion since {age(since).removesuffix(' ago')}"
 
 
@@ -186,8 +192,7 @@ def troubles(settings: Recipe, served: Served | None, is_up: bool) -> Iterator[s
     name = settings.name
     note = retraining.note(name)
     if note is not None and not retraining.at_work(name):
-        mend = "`aigc serve` goes on with it, or" if note.flow_run else "go on"
-        yield f"{name} was killed while it was retrained (since {note.began}); {mend}: aigc retrain {name}"
+        yield f"{name} was killed while it was retrained (since {note.began}); go on: aigc retrain {name} or aigc serve"
     starts = settings.schedule is not None and bool(settings.schedule.cron or settings.schedule.interval)
     if not is_up:
         if starts:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from aigc_tasks import layout
+from aigc_tasks.worktree import MADE_WITH
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -214,7 +215,7 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def git_tags() -> dict[str, str]:
-    """The commit, and whether the working tree differs from it; nothing outside git."""
+    """The commit, and whether what the training is made with differs from it; nothing outside git."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -222,7 +223,7 @@ def git_tags() -> dict[str, str]:
     try:
         return {
             "mlflow.source.git.commit": git("rev-parse", "HEAD"),
-            "git.dirty": str(bool(git("status", "--porcelain", "--untracked-files=no"))).lower(),
+            "git.dirty": str(bool(git("status", "--porcelain", "--", *MADE_WITH))).lower(),
         }
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -19,7 +19,7 @@ from aigc_tasks import layout
 from aigc_tasks import recipe as recipes
 from aigc_tasks.errors import UserError
 from aigc_tasks.recipe import Recipe
-from aigc_tasks.schedule import Schedule
+from aigc_tasks.schedule import BY_HAND, Schedule
 from aigc_tasks.watch import CHANGED, resource
 from flows.retrain import retrain
 
@@ -67,7 +67,7 @@ def usable() -> Iterator[Recipe | UserError]:
 
 def served(settings: Recipe) -> RunnerDeployment:
     """The deployment as ``aigc serve`` runs it; one that was paused on the server stays so."""
-    schedule = settings.schedule or Schedule.model_validate({})
+    schedule = settings.schedule or BY_HAND
     return RunnerDeployment.from_flow(
         retrain,
         name=settings.name,
@@ -89,7 +89,7 @@ def is_paused(recipe: str) -> bool:
 
 def entry(settings: Recipe) -> dict[str, Any]:
     """The deployment as ``prefect.yaml`` has it. Over several machines Prefect itself keeps starts from overlapping."""
-    schedule = settings.schedule or Schedule.model_validate({})
+    schedule = settings.schedule or BY_HAND
     return {
         "name": settings.name,
         "entrypoint": ENTRYPOINT,

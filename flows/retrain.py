@@ -19,7 +19,7 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
-from aigc_tasks.schedule import Schedule
+from aigc_tasks.schedule import BY_HAND, Schedule
 from flows import starts, stopping
 from flows.drift import DRIFTED, drift
 from flows.pipeline import STEPS, UP_TO_DATE, another_try_may_help, bring_up_to_date, promoted
@@ -39,7 +39,7 @@ def retrain(recipe: str, because: str = "") -> State:
     layout.enter_project()
     lifeline.end_with_runner()
     settings = load(recipe)
-    schedule = settings.schedule or Schedule.model_validate({})
+    schedule = settings.schedule or BY_HAND
     own, log = str(flow_run.id) if flow_run.id else None, get_run_logger().info
     before = retraining.note(recipe)
     if (before is None or before.flow_run != own) and (later := starts.overtaken()):
@@ -64,7 +64,7 @@ def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) ->
     with retraining.workplace(settings, log) as work:
         state = tried(settings, schedule)
         if state.is_completed():
-            commit = work.keep(account(settings, state, because, own))
+            commit = work.keep(lambda: account(settings, state, because, own))
             if commit is not None:
                 log("kept on branch %s: %s", retraining.branch(settings.name), commit[:12])
     return state
@@ -100,8 +100,12 @@ def attempt(settings: Recipe) -> State:
     acquired = acquire_again(settings)
     if not acquired.is_completed():
         return ended(acquired)
-    if not (why := stale(settings)) and promoting_is_over(settings):
-        return Completed(name=UP_TO_DATE, message=f"nothing has changed: {standing(settings)}")
+    why = graph.stale(graph.targets(settings.name, settings.dataset.name))
+    if not why:
+        decided = None if settings.product is None else promoting.known(settings.name)
+        if decided or settings.product is None or promoting.untracked(settings.name) is not None:
+            verdict = f"; {promoting.verdict(decided)}" if decided else ""
+            return Completed(name=UP_TO_DATE, message=f"nothing has changed: {settings.name} is up to date{verdict}")
     get_run_logger().info(
         "changed: %s", "; ".join(f"{target}: {reason}" for target, reason in why.items()) or "the gate"
     )
@@ -119,24 +123,6 @@ def attempt(settings: Recipe) -> State:
     if outcome is not None:
         name = "Promoted" if outcome.promoted else "Refused"
     return Completed(name=name, message=f"{compared.message}; {state.message}")
-
-
-def stale(settings: Recipe) -> dict[str, str]:
-    stages = graph.stages(settings.name, settings.dataset.name)
-    return graph.stale([target for some in stages.values() for target in some])
-
-
-def promoting_is_over(settings: Recipe) -> bool:
-    """Whether the gate has nothing to say: there is none, or it has decided."""
-    if settings.product is None or promoting.known(settings.name) is not None:
-        return True
-    return promoting.untracked(settings.name) is not None
-
-
-def standing(settings: Recipe) -> str:
-    """What is so if nothing has changed."""
-    outcome = None if settings.product is None else promoting.known(settings.name)
-    return f"{settings.name} is up to date" + ("" if outcome is None else f"; {promoting.verdict(outcome)}")
 
 
 def account(settings: Recipe, state: State, because: str, own: str | None) -> str:

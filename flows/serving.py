@@ -11,7 +11,7 @@ import signal
 import time
 from contextlib import ExitStack
 
-from prefect import get_client
+from prefect import State, get_client
 from prefect import serve as run_all
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -20,7 +20,7 @@ from prefect.states import Scheduled
 from aigc_tasks import layout, lifeline, retraining, servers
 from aigc_tasks import recipe as recipes
 from aigc_tasks.errors import UserError
-from aigc_tasks.schedule import Schedule
+from aigc_tasks.schedule import BY_HAND
 from flows import deployments
 
 
@@ -53,19 +53,25 @@ def end(group: int) -> None:
 
 
 def go_on() -> list[retraining.Note]:
-    """Put the retrainings back on the schedule that were killed; one that was cancelled meanwhile is forgotten."""
+    """Put the retrainings back on the schedule that were killed; one that has ended meanwhile is forgotten.
+
+    One of a command (``aigc retrain``) has no deployment, and no runner would take it up: it is left to the user.
+    """
     resumed = []
     for note in retraining.unfinished():
         if note.flow_run is None:
-            continue  # it was started by hand
+            continue
         chosen = FlowRunFilter.model_validate({"id": {"any_": [note.flow_run]}})
         with get_client(sync_client=True) as client:
             found = client.read_flow_runs(flow_run_filter=chosen)
-            state = found[0].state if found else None
-            if state is None or state.is_cancelled() or state.is_completed():
-                continue
-            client.set_flow_run_state(found[0].id, Scheduled(message="killed; goes on from its checkpoint"), force=True)
-        resumed.append(note)
+            if not found or found[0].state is None:
+                continue  # another server's
+            if found[0].state.is_cancelled() or found[0].state.is_completed():
+                retraining.forget(note.recipe)
+            elif found[0].deployment_id is not None:
+                again: State = Scheduled(message="killed; goes on from its checkpoint")
+                client.set_flow_run_state(found[0].id, again, force=True)
+                resumed.append(note)
     return resumed
 
 
@@ -73,7 +79,7 @@ def main() -> None:
     layout.enter_project()
     served = [deployments.served(one) for one in deployments.usable() if not isinstance(one, UserError)]
     for deployment in served:
-        told = (recipes.recipe(deployment.name).schedule or Schedule.model_validate({})).in_words()
+        told = (recipes.recipe(deployment.name).schedule or BY_HAND).in_words()
         print(f"{deployment.name:24} {told}{', paused' if deployment.paused else ''}", flush=True)
     print("ready; Ctrl-C ends it", flush=True)
     run_all(*served, pause_on_shutdown=False, print_starting_message=False)

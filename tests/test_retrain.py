@@ -226,6 +226,9 @@ def test_kill_9_in_training_and_the_next_goes_on_in_the_same_run(trained: Projec
     wait_for(lambda: at_work(trained, "aigc_tasks.train") is None)
     killed, _, _ = last_run(trained)
     assert killed["state_name"] == "Running", "nobody was left to say otherwise"
+    looked = trained.run("aigc", "status")
+    assert looked.returncode == 1
+    assert "  digits-gan was killed while it was retrained (since " in looked.stdout
 
     said = trained.run("aigc", "retrain", "digits-gan")
     assert said.returncode == 0, said.stderr
@@ -234,6 +237,9 @@ def test_kill_9_in_training_and_the_next_goes_on_in_the_same_run(trained: Projec
     assert len(trained.runs()) == 2, "the training that was killed has one run, and so has the one before"
     states = {run["id"]: run["state_name"] for run in ask(trained.env["PREFECT_API_URL"], "/flow_runs/filter", {})}
     assert states[killed["id"]] == "Crashed"
+    looked = trained.run("aigc", "status").stdout
+    assert "was killed" not in looked
+    assert "retrain/digits-gan is ahead: git merge retrain/digits-gan" in looked
     undisturbed.check("aigc", "retrain", "digits-gan")
     assert kept(undisturbed) == kept(trained)
 

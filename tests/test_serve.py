@@ -105,6 +105,26 @@ def test_a_paused_recipe_stays_paused_and_of_missed_starts_one_is_made_up_for(al
         assert not ask(api, "/deployments/filter", {})[0]["paused"]
 
 
+def test_what_a_command_left_killed_is_left_to_the_user(alone: Project) -> None:
+    """No runner takes up a run without a deployment; and what was cancelled is forgotten."""
+    alone.edit(slowly)
+    with serving(alone) as (_, api):
+        alone.env["PREFECT_API_URL"] = api
+        by_hand = alone.start("aigc", "retrain", "digits-gan")
+        wait_for(lambda: checkpointed(alone), 250)
+        by_hand.kill()
+        by_hand.communicate()
+        (run,) = ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+    del alone.env["PREFECT_API_URL"]
+    with serving(alone) as (_, api):
+        assert "goes on" not in (alone.path.parent / "serve.log").read_text()
+        assert ask(api, "/flow_runs/filter", {})[0]["state_name"] == "Running"
+        assert "was killed while it was retrained" in alone.run("aigc", "status").stdout
+        ask(api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
+    with serving(alone):
+        assert "was killed" not in alone.run("aigc", "status").stdout
+
+
 def test_what_cannot_be_served_is_said_and_the_others_are_served(alone: Project) -> None:
     def broken(params: Any) -> None:
         params["recipes"]["worse"] = {**params["recipes"]["digits-gan"], "schedule": {"cron": "every day"}}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from aigc_tasks import graph, layout, tracking
+from aigc_tasks import graph, layout, tracking, worktree
 from aigc_tasks.card import REFERENCE, SETTINGS, read_card
 from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
@@ -31,7 +31,6 @@ CARD = "model-card.md"
 REGISTERED = "registered_model_meta"
 DESCRIBED = 5000  # characters of a version's description
 PROVENANCE = "provenance.json"
-CODE = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what a commit must hold for a training to be repeated
 SHOWN = ("fid_ratio", "fid", "precision", "recall", "coverage", "class_accuracy", "memorised")  # as tags of a version
 
 
@@ -122,7 +121,7 @@ def locked(settings: Recipe) -> dict[str, Any]:
 
 
 def targets_of(settings: Recipe) -> list[str]:
-    return [target for some in graph.stages(settings.name, settings.dataset.name).values() for target in some]
+    return graph.targets(settings.name, settings.dataset.name)
 
 
 def outputs(stages: Mapping[str, Any]) -> dict[str, str]:
@@ -144,7 +143,8 @@ def revision() -> dict[str, Any]:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
 
     try:
-        changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=all", "--", *CODE).splitlines()]
+        status = git("status", "--porcelain", "--untracked-files=all", "--", *worktree.MADE_WITH)
+        changed = [line[3:] for line in status.splitlines()]
         return {"commit": git("rev-parse", "HEAD").strip(), "changed": changed}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "changed": []}

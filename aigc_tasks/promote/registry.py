@@ -93,6 +93,13 @@ class Standing:
         return replace(self, challenger=event.version)
 
 
+def added_up(events: list[Event]) -> Standing:
+    standing = Standing()
+    for event in events:
+        standing = standing.after(event)
+    return standing
+
+
 class Product:
     """One registered model. Every method looks at the store anew."""
 
@@ -142,10 +149,7 @@ class Product:
         return found
 
     def standing(self) -> Standing:
-        standing = Standing()
-        for event in self.ledger():
-            standing = standing.after(event)
-        return standing
+        return added_up(self.ledger())
 
     def record(self, kind: Kind, version: int, champion: int | None, reason: str) -> bool:
         """Add an event, the one step that decides, then set the aliases. False if another decision came first."""

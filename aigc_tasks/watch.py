@@ -65,12 +65,10 @@ def chosen(names: list[str], say: Say) -> list[Dataset]:
 
 def api() -> str:
     """The address of Prefect's server; raises ``UserError`` if there is none."""
-    from prefect.settings import get_current_settings
-
-    url = get_current_settings().api.url or servers.running_prefect()
+    url = servers.known_prefect()
     if url is None:
         raise UserError("there is no Prefect server to tell; start one: aigc serve")
-    return str(url)
+    return url
 
 
 @dataclass
@@ -152,11 +150,13 @@ class Watched:
 
 def listed(dataset: Dataset, before: Listing) -> Listing:
     """Everything the source offers; only what has another stamp than ``before`` is read, and nothing that is remote."""
-    near = not remote.is_url(str(getattr(dataset.acquire, "source", "")))
+    kind, source = dataset.acquire.kind, str(getattr(dataset.acquire, "source", ""))
+    near = kind != "urls" and not remote.is_url(source)
     found: Listing = {}
     for entry in dataset.acquire.entries(layout.LOCAL / "watch" / f"{dataset.name}.work"):
         known = before.get(entry.id)
-        if known is not None and entry.stamp is not None and known[0] == entry.stamp:
+        same = known is not None and entry.stamp is not None and known[0] == entry.stamp
+        if known is not None and (same or (entry.stamp is None and not near)):  # a host that says nothing, or is away
             found[entry.id] = known
         else:
             found[entry.id] = (entry.stamp, fact(entry, near))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,43 @@ def test_a_source_that_is_away_is_said_once(place: Path) -> None:
     watched.look(0, said.append)
     assert len(said) == 2
     assert said[1].startswith("digits: cannot be looked at: ")
+
+
+@pytest.mark.slow
+def test_a_host_that_is_away_is_no_change_and_its_files_are_not_fetched(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(tmp_path / "web"))
+
+        def log_request(self, *_: Any) -> None:
+            asked.append(self.command)
+
+    draw(tmp_path / "web", range(3))
+    paths = [path.relative_to(tmp_path / "web") for path in (tmp_path / "web").rglob("*.png")]
+    hosts = [ThreadingHTTPServer(("127.0.0.1", 0), Handler) for _ in range(2)]
+    for host in hosts:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+    urls = [f"http://127.0.0.1:{host.server_port}/{path}" for host in hosts for path in paths]
+    project.edit(lambda p: p["datasets"]["digits"].update(acquire={"kind": "urls", "urls": urls}))
+    monkeypatch.chdir(project.path)
+    watched, said = looks()
+    watched.look(60, said.append)
+    assert said == ["digits: 6 entries, remembered as they are"]
+    assert set(asked) == {"HEAD"}
+
+    hosts[0].shutdown()
+    hosts[0].server_close()
+    (tmp_path / "web" / paths[0]).write_bytes(b"another picture")
+    watched.look(60, said.append)
+    hosts[1].shutdown()
+    hosts[1].server_close()
+    assert len(said) == 1
+    found = watch.changes(watched.told or {}, watched.seen or {})
+    assert found == {"added": 0, "changed": 1, "removed": 0}, "that of the host that is there alone"
 
 
 def test_another_source_is_remembered_anew(place: Path) -> None:

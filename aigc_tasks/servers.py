@@ -95,7 +95,11 @@ def prefect_server() -> Iterator[None]:
 def prefect(port: int, *options: str) -> Iterator[None]:
     """Prefect's server on ``port``, with the user's Prefect settings and database."""
     arguments = ("server", "start", "--host", HOST, "--port", str(port), *options)
-    with serving("prefect", *arguments, url=f"http://{HOST}:{port}/api/health"):
+    api = f"http://{HOST}:{port}/api"
+    env = (
+        {} if "PREFECT_UI_API_URL" in os.environ else {"PREFECT_SERVER_UI_API_URL": api}
+    )  # its pages ask port 4200 else
+    with serving("prefect", *arguments, url=f"{api}/health", env=env):
         yield
 
 
@@ -136,12 +140,12 @@ def serve_uis(mlflow_port: int, prefect_port: int) -> None:
     with ExitStack() as stack:
         first = free_port(mlflow_port)
         ports = first, free_port(prefect_port, besides=first)
+        running = known_prefect()
         for name, wanted, port in zip(("MLflow", "Prefect"), (mlflow_port, prefect_port), ports, strict=True):
             taken = f"   (port {wanted} is taken)" if port != wanted else ""
-            print(f"{name:8} http://{HOST}:{port}{taken}", flush=True)
-        stack.enter_context(prefect(ports[1]))
-        layout.replace(NOTE, json.dumps({"api": f"http://{HOST}:{ports[1]}/api"}))
-        stack.callback(NOTE.unlink, missing_ok=True)
+            there = f"{running.removesuffix('/api')}   (it runs already)" if running and name == "Prefect" else ""
+            print(f"{name:8} {there or f'http://{HOST}:{port}{taken}'}", flush=True)
+        stack.enter_context(lasting_prefect(ports[1]))
         stack.enter_context(mlflow(ports[0]))
         print("ready; Ctrl-C ends both", flush=True)
         while True:

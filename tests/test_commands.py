@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -109,6 +110,8 @@ def test_the_uis_are_served_on_loopback_and_a_taken_port_is_replaced(done: Proje
             assert url is not None
             with urllib.request.urlopen(url[0], timeout=10) as page:
                 assert b"<html" in page.read().lower()
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/ui-settings", timeout=10) as settings:
+            assert json.load(settings)["api_url"] == f"http://127.0.0.1:{ports[1]}/api", "its pages ask its own server"
         again = done.run("aigc", "run", "digits-gan")
         assert again.returncode == 0, again.stderr
         ui.send_signal(signal.SIGTERM)

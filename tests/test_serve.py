@@ -101,6 +101,13 @@ def test_a_paused_recipe_stays_paused_and_of_missed_starts_one_is_made_up_for(al
     with serving(alone) as (_, api):
         (deployment,) = wait_for(lambda: ask(api, "/deployments/filter", {}))
         assert deployment["paused"]
+        ui = alone.start("aigc", "ui", "--mlflow-port", "0")
+        assert ui.stdout is not None
+        lines = [ui.stdout.readline() for _ in range(3)]
+        ui.terminate()
+        ui.communicate()
+        assert lines[1:] == [f"Prefect  {api.removesuffix('/api')}   (it runs already)\n", "ready; Ctrl-C ends both\n"]
+        assert (alone.path / ".aigc/prefect.json").exists(), "it is not the page's to take away"
         alone.check("aigc", "resume", "digits-gan")
         assert not ask(api, "/deployments/filter", {})[0]["paused"]
 

@@ -96,9 +96,8 @@ def prefect(port: int, *options: str) -> Iterator[None]:
     """Prefect's server on ``port``, with the user's Prefect settings and database."""
     arguments = ("server", "start", "--host", HOST, "--port", str(port), *options)
     api = f"http://{HOST}:{port}/api"
-    env = (
-        {} if "PREFECT_UI_API_URL" in os.environ else {"PREFECT_SERVER_UI_API_URL": api}
-    )  # its pages ask port 4200 else
+    told = {"PREFECT_UI_API_URL", "PREFECT_SERVER_UI_API_URL"} & os.environ.keys()  # behind a proxy, say
+    env = {} if told else {"PREFECT_SERVER_UI_API_URL": api}  # without it its pages ask port 4200
     with serving("prefect", *arguments, url=f"{api}/health", env=env):
         yield
 

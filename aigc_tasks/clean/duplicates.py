@@ -1,9 +1,8 @@
 """What is there twice: exactly, almost, or under two labels.
 
 Of twins the one stays that matters most for honest figures: test before val before train, so that no test image's twin
-is learned from. Almost the same means that two perceptual hashes (Zauner 2010, those of the library imagehash) differ
-by few bits, and that the pictures, reduced to 16×16 grey pixels, correlate: hashes alone take two handwritten ones for
-one.
+is learned from. Almost the same means that two perceptual hashes (Zauner 2010, by the library imagehash) differ by few
+bits, and that the pictures, reduced to 16×16 grey pixels, correlate: hashes alone take two handwritten ones for one.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def knowing(knobs: Knobs, side: Any) -> bytes:
     ignored = {"val", "test", "seed", "survive", "distance"}
     modules = (sys.modules[__name__], decoding, fitting, hashes, profile, image)
     code = [Path(str(module.__file__)).read_bytes() for module in modules]
-    libraries = [version(library) for library in ("numpy", "pillow", "scipy")]
+    libraries = [version(library) for library in ("imagehash", "numpy", "pillow", "scipy")]
     return json.dumps([side, knobs.model_dump(mode="json", exclude=ignored), libraries]).encode() + b"".join(code)
 
 

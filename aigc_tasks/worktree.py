@@ -121,6 +121,7 @@ def share_cache(project: Path, **options: str) -> None:
 
     ours = Config(".dvc")
     with Config(str(project / ".dvc")).edit("local") as local:
+        local.clear()  # what it was told where the checkout lay before it was moved
         for level in ("repo", "local"):
             add(local, ours.load_one(level))
         local["cache"]["dir"] = str(Path(local["cache"].get("dir", ".dvc/cache")).resolve())

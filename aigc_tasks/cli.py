@@ -381,6 +381,17 @@ def serve(
 
 
 @app.command()
+def work(
+    pool: Annotated[str, typer.Option(help="a work pool of Prefect's server")] = "aigc",
+) -> None:
+    """Take up the retrainings of a work pool, in this checkout, until Ctrl-C; goes on with what was killed."""
+    with one_line_errors():
+        from flows import serving
+
+        serving.work(pool)
+
+
+@app.command()
 def status() -> None:
     """Schedules, last and next runs, decisions, what is live, and what is stuck; ends with 1 if anything is."""
     with one_line_errors():

@@ -16,7 +16,7 @@ CATALOGUE = Path("recipes")
 LOCAL = Path(".aigc")
 """State of this checkout alone: checkpoints of unfinished work, timings, locks. Never versioned, safe to delete."""
 CHECKOUT = "AIGC_CHECKOUT"
-"""Set in a worktree of ours: the checkout that it belongs to."""
+"""Set in a worktree of ours, and for the runs of a worker: the checkout that they belong to."""
 
 
 def enter_project() -> Path:

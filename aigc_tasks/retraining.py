@@ -210,13 +210,34 @@ class Workplace:
 
 def found(recipe: str) -> str:
     """Where the results of the recipe's retrainings lie, in two lines."""
-    tip, head = tip_of(branch(recipe)), git("rev-parse", "HEAD")
-    here = tip is None or is_ancestor(tip, head)
-    kept = (
-        "nothing that this checkout has not" if here else f"{branch(recipe)}   take it over: git merge {branch(recipe)}"
-    )
+    tip, own = tip_of(branch(recipe)), branch(recipe)
+    here = tip is None or is_ancestor(tip, git("rev-parse", "HEAD"))
+    kept = "nothing that this checkout has not" if here else f"{own}   take it over: {merging(own)}"
     grid = layout.retraining(recipe) / git("rev-parse", "--show-prefix") / layout.report(recipe) / "grid.png"
     return f"branch    {kept}\nsamples   {grid}"
+
+
+def merging(ref: str) -> str:
+    """The commands that bring a branch's results into the checkout, whatever lies there uncommitted.
+
+    Where the checkout has results of its own, both have written ``dvc.lock``, and git is told whose to take.
+    """
+    bring = f"dvc {'pull' if ref.startswith(ORIGIN) else 'checkout'} --allow-missing"
+    ours = [name for name in worktree.OURS if Path(name).exists()]
+    changed = git("ls-files", "--modified", "--others", "--exclude-standard", "--", *ours).splitlines()
+    staged = git("diff", "--cached", "--name-only", "--", *ours)
+    if not (changed or staged) and is_ancestor(git("rev-parse", "HEAD"), ref):
+        return f"git merge {ref} && {bring}"
+    add = f"git add {' '.join(sorted({path.partition('/')[0] for path in changed}))} && " if changed else ""
+    commit = "git commit -m 'As it is here' && " if changed or staged else ""
+    return f"{add}{commit}git merge -X theirs {ref} && {bring}"
+
+
+def ahead() -> dict[str, str]:
+    """By recipe the branch, local or as last fetched, that has results which the checkout has not."""
+    patterns = ("refs/heads/retrain/", f"refs/remotes/{ORIGIN}/retrain/")
+    listed = git("for-each-ref", "--no-merged=HEAD", "--format=%(refname:short)", *reversed(patterns))
+    return {ref.partition("retrain/")[2]: ref for ref in listed.splitlines()}  # of both the local one
 
 
 def tip_of(own: str) -> str | None:

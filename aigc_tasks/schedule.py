@@ -5,12 +5,15 @@ No stage reads it, so that nothing runs again because a schedule was changed.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
 from aigc_tasks import knobs
+
+WHOM = re.compile(r"[a-z0-9-]+/[a-z0-9-]+|\$[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Schedule(knobs.Knobs):
@@ -25,6 +28,23 @@ class Schedule(knobs.Knobs):
     retries: int = Field(0, ge=0, description="of one that failed for a reason which may pass")
     retry_delay: float = Field(60.0, gt=0, description="seconds before the first retry; twice as many before each next")
     push: bool = Field(False, description="share results: fetch and push the branch at `origin`, DVC's remote likewise")
+
+    notify: list[str] = Field(
+        default_factory=list,
+        description="whom to tell what came out: a notification block of Prefect's server, slack-webhook/team say, or "
+        "an environment variable, $TEAM_MAIL say, that holds an address of Apprise (mailto://…)",
+    )
+
+    @field_validator("notify")
+    @classmethod
+    def is_no_address(cls, notify: list[str]) -> list[str]:
+        for whom in notify:
+            if not WHOM.fullmatch(whom):
+                raise ValueError(
+                    "an entry is neither a block (type/name) nor a variable ($NAME); an address holds secrets: put it "
+                    "into the environment, and the variable's name here"
+                )
+        return notify
 
     @field_validator("cron")
     @classmethod

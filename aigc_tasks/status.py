@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aigc_tasks import recipe as recipes
-from aigc_tasks import retraining, servers, tracking, worktree
+from aigc_tasks import retraining, servers, tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import suggestion
 from aigc_tasks.promote import registry
@@ -59,10 +59,10 @@ def status() -> tuple[str, bool]:
         except UserError as error:
             stuck.append(f"{name} is broken: {str(error).splitlines()[0]}")
     products = registered(one.product.name for one in settings.values() if one.product is not None)
-    ahead = branches_ahead()
+    ahead = retraining.ahead()
     lines = [f"Prefect   {api.removesuffix('/api') if api else f'no server runs; {SERVE}'}", ""]
     for name, one in settings.items():
-        lines += told(one, served.get(name), products, name in ahead)
+        lines += told(one, served.get(name), products, ahead.get(name))
     lines += ["", *(f"{name}: {what}" for name, what in live(products))]
     stuck += [what for one in settings.values() for what in troubles(one, served.get(one.name), api is not None)]
     stuck += [
@@ -137,13 +137,7 @@ def registered(products: Iterable[str]) -> dict[str, Registered]:
     return found
 
 
-def branches_ahead() -> set[str]:
-    """Recipes whose branch has what the checkout has not."""
-    listed = worktree.git("for-each-ref", "--no-merged=HEAD", "--format=%(refname:short)", "refs/heads/retrain/")
-    return {line.removeprefix("retrain/") for line in listed.splitlines()}
-
-
-def told(settings: Recipe, served: Served | None, products: dict[str, Registered], ahead: bool) -> Iterator[str]:
+def told(settings: Recipe, served: Served | None, products: dict[str, Registered], ahead: str | None) -> Iterator[str]:
     """The lines of one recipe."""
     name, schedule = settings.name, settings.schedule
     if schedule is None and not ahead and (served is None or served.last is None):
@@ -166,7 +160,7 @@ def told(settings: Recipe, served: Served | None, products: dict[str, Registered
         what = f"{product} version {event.version}: {event.kind}, {age(event)}"
         yield f"  decision   {what}: {event.reason[:LONGEST]}"
     if ahead:
-        yield f"  branch     {retraining.branch(name)} is ahead: git merge {retraining.branch(name)}"
+        yield f"  branch     {ahead} is ahead: {retraining.merging(ahead)}"
 
 
 def last_decision(product: Registered, recipe: str) -> Event | None:

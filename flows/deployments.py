@@ -109,7 +109,7 @@ def write() -> list[str]:
     Raises ``UserError``.
     """
     yaml = YAML()
-    yaml.width = 120
+    yaml.width, yaml.preserve_quotes = 120, True
     yaml.indent(mapping=2, sequence=4, offset=2)
     content = yaml.load(FILE.read_text())
     listed = content.setdefault("deployments", [])

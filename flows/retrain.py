@@ -20,7 +20,7 @@ from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
 from aigc_tasks.schedule import BY_HAND, Schedule
-from flows import starts, stopping
+from flows import notify, starts, stopping
 from flows.drift import DRIFTED, drift
 from flows.pipeline import STEPS, UP_TO_DATE, another_try_may_help, bring_up_to_date, promoted
 from flows.promote import ended
@@ -55,7 +55,9 @@ def retrain(recipe: str, because: str = "") -> State:
         try:
             return kept(settings, schedule, because, own)
         except UserError as error:
-            return Failed(message=str(error))
+            state: State = Failed(message=str(error))
+            notify.tell(settings, state, own)
+            return state
 
 
 def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
@@ -67,6 +69,8 @@ def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) ->
             commit = work.keep(lambda: account(settings, state, because, own))
             if commit is not None:
                 log("kept on branch %s: %s", retraining.branch(settings.name), commit[:12])
+        if state.name != UP_TO_DATE and not state.is_cancelled():
+            notify.tell(settings, state, own, notify.details(settings) if state.is_completed() else ())
     return state
 
 
@@ -115,12 +119,14 @@ def attempt(settings: Recipe) -> State:
     compared = drift(settings, return_state=True)  # before training, which takes the place of the old model
     if not compared.is_completed():
         return ended(compared)
-    state = promoted(settings, bring_up_to_date(settings, ["train", "postprocess", "evaluate"]))
+    made = bring_up_to_date(settings, ["train", "postprocess", "evaluate"])
+    is_new = made.is_completed() and (settings.product is None or promoting.known(settings.name) is None)
+    state = promoted(settings, made)
     if not state.is_completed():
         return state
     outcome = None if settings.product is None else promoting.known(settings.name)
     name = DRIFTED if compared.name == DRIFTED else state.name
-    if outcome is not None:
+    if outcome is not None and is_new:  # else knobs were put back, and the model that they had made, decided long ago
         name = "Promoted" if outcome.promoted else "Refused"
     return Completed(name=name, message=f"{compared.message}; {state.message}")
 

@@ -1,7 +1,8 @@
-"""``aigc serve``: one process that keeps the schedules of all recipes, with Prefect's server if none is there.
+"""``aigc serve``: one process that keeps the schedules of all recipes, with Prefect's server if none is there; and
+``aigc work``: this clone as one of the machines that take up what a work pool has to do.
 
-It is stopped by being killed, and started by going on: a retraining that was at work is put back on its schedule, and
-resumes from its checkpoint as the same run. ``python -m flows.serving`` is Prefect's runner, which ``serve`` starts.
+Both are stopped by being killed, and started by going on: a retraining that was at work is put back on its schedule,
+and resumes from its checkpoint as the same run. ``serve`` starts Prefect's runner, ``python -m flows.serving``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import signal
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from prefect import State, get_client
 from prefect import serve as run_all
@@ -21,23 +23,46 @@ from aigc_tasks import layout, lifeline, retraining, servers
 from aigc_tasks import recipe as recipes
 from aigc_tasks.errors import UserError
 from aigc_tasks.schedule import BY_HAND
-from flows import deployments
+from flows import deployments, starts
+
+PATIENCE = 10.0  # seconds a server may take to answer
 
 
 def serve(port: int) -> None:
     """Until Ctrl-C or SIGTERM. Raises ``UserError``."""
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.default_int_handler)
-    with ExitStack() as stack:
-        url = stack.enter_context(servers.lasting_prefect(port))
-        stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+    end_in_order()
+    with servers.lasting_prefect(port) as url:
         print(f"Prefect   {url.removesuffix('/api')}", flush=True)
-        for note in go_on():
-            print(f"{note.recipe} goes on: it was at work when it was killed", flush=True)
         for settings in deployments.usable():
             if isinstance(settings, UserError):
                 print(f"not served: {settings}", flush=True)
-        runner = lifeline.spawn("flows.serving", env={**os.environ, "PREFECT_API_URL": url})
+        going_on(url, "flows.serving")
+
+
+def work(pool: str) -> None:
+    """Until Ctrl-C or SIGTERM. Raises ``UserError``."""
+    end_in_order()
+    url = servers.known_prefect()
+    if url is None:
+        raise UserError("no Prefect server is known, which has the work; name it: export PREFECT_API_URL=…")
+    if not servers.answers(f"{url}/health", PATIENCE):
+        raise UserError(f"{url}: no Prefect server answers there; correct PREFECT_API_URL or start it")
+    print(f"Prefect   {url.removesuffix('/api')}", flush=True)
+    going_on(url, "prefect", "worker", "start", "--pool", pool)
+
+
+def end_in_order() -> None:
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.default_int_handler)
+
+
+def going_on(url: str, module: str, *arguments: str) -> None:
+    """Put back what was killed, and run what takes it up until it is stopped."""
+    with temporary_settings({PREFECT_API_URL: url}), ExitStack() as stack:
+        for note in go_on():
+            print(f"{note.recipe} goes on: it was at work when it was killed", flush=True)
+        told = {"PREFECT_API_URL": url, layout.CHECKOUT: str(Path.cwd())}
+        runner = lifeline.spawn(module, *arguments, env={**os.environ, **told})
         stack.callback(end, runner.pid)
         while runner.poll() is None:
             time.sleep(0.5)
@@ -69,6 +94,7 @@ def go_on() -> list[retraining.Note]:
             if found[0].state.is_cancelled() or found[0].state.is_completed():
                 retraining.forget(note.recipe)
             elif found[0].deployment_id is not None:
+                starts.close_tasks(client, found[0].id)
                 again: State = Scheduled(message="killed; goes on from its checkpoint")
                 client.set_flow_run_state(found[0].id, again, force=True)
                 resumed.append(note)

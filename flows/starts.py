@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 from prefect import get_client, get_run_logger
-from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
@@ -45,6 +47,15 @@ def close(killed: retraining.Note) -> None:
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [killed.flow_run]}}))
         if found and found[0].state is not None and not found[0].state.is_final():
+            close_tasks(client, found[0].id)
             client.set_flow_run_state(
                 found[0].id, Crashed(message=f"killed; run {flow_run.id} goes on from its last checkpoint"), force=True
             )
+
+
+def close_tasks(client: SyncPrefectClient, run: UUID) -> None:
+    """Of a run that was killed: its tasks that the server believes to be at work ended with it."""
+    chosen = FlowRunFilter.model_validate({"id": {"any_": [run]}})
+    at_work = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
+    for one in client.read_task_runs(flow_run_filter=chosen, task_run_filter=at_work):
+        client.set_task_run_state(one.id, Crashed(message="killed"), force=True)

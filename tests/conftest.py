@@ -251,3 +251,25 @@ def market(trained_market: Project, tmp_path: Path) -> Project:
 def live(settled_market: Project, tmp_path: Path) -> Project:
     """A copy, free to change."""
     return settled_market.copied(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def on_a_folder(once: Once) -> Project:
+    """A project that has learned from a folder of pictures. Take a copy, ``trained``."""
+    from pictures import FIRST, draw, learn_from_a_folder
+
+    def work(project: Project) -> None:
+        checkout(project)
+        draw(project.path / "pictures", range(FIRST))
+        project.edit(learn_from_a_folder)
+        project.check("dvc", "repro")
+
+    return once("folder", work)
+
+
+@pytest.fixture
+def trained(on_a_folder: Project, tmp_path: Path, prefect_api: str) -> Project:
+    """A copy of it, free to change."""
+    project = on_a_folder.copied(tmp_path / "project")
+    project.env["PREFECT_API_URL"] = prefect_api
+    return project

@@ -62,7 +62,7 @@ def test_a_deployment_runs_on_a_worker_and_gives_the_same_bytes(
     project.check("prefect", "work-pool", "create", "aigc", "--type", "process")
     project.check("prefect", "--no-prompt", "deploy", "--all")
     project.check("prefect", "deployment", "run", "pipeline/digits-gan")
-    worker = project.start("prefect", "worker", "start", "--pool", "aigc", start_new_session=True)
+    worker = project.start("aigc", "work", start_new_session=True)
     try:
         run = wait_for_run(prefect_api, "digits-gan", 180)
     finally:

@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 import pytest
 from conftest import ROOT, Project
+from pictures import FIRST, GROWN, draw, learn_from_a_folder
 from ruamel.yaml import YAML
 from test_flows import ask, wait_for_run
 from test_kills import wait_for
-from test_retrain import FIRST, GROWN, checkpointed, draw, kept, learn_from_a_folder, slowly
+from test_retrain import checkpointed, kept, slowly
 
 from aigc_tasks import lifeline
 
@@ -165,7 +166,7 @@ def test_prefect_yaml_has_the_schedules_and_a_worker_runs_them(alone: Project, f
         assert automation["trigger"]["expect"] == ["aigc.data.changed"]
         assert automation["actions"][0]["parameters"] == {"because": "{{ event.payload.summary }}"}
         alone.check("prefect", "deployment", "run", "retrain/digits-gan")
-        worker = alone.start("prefect", "worker", "start", "--pool", "aigc", start_new_session=True)
+        worker = alone.start("aigc", "work", start_new_session=True)
         try:
             run = wait_for_run(api, "digits-gan", 400)
         finally:

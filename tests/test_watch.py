@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from conftest import Project
+from pictures import FIRST, GROWN, draw, learn_from_a_folder
 from test_flows import ask
 from test_kills import wait_for
-from test_retrain import FIRST, GROWN, draw, learn_from_a_folder
 from test_serve import schedule, serving
 
 from aigc_tasks import watch

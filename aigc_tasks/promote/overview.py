@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,10 @@ def matches(version: ModelVersion) -> str:
     try:
         recipes.recipe(name)
         now = graph.inputs(f"train@{name}").fingerprint
+    except FileNotFoundError as error:
+        missing = os.path.relpath(error.filename)
+        mend = "merge the branch that has it (aigc status), then dvc pull, or dvc checkout if it was made here"
+        return f"whether `dvc repro` would make it is not known: {missing} is not here; {mend}"
     except (UserError, OSError) as error:
         return f"`dvc repro` cannot make it here now: {str(error).splitlines()[0]}"
     except Exception as error:  # DVC raises anything where data is missing

@@ -6,10 +6,10 @@ on neither the server is asked by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aigc_tasks import recipe as recipes
 from aigc_tasks import retraining, servers, tracking
@@ -17,7 +17,7 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import suggestion
 from aigc_tasks.promote import registry
 from aigc_tasks.promote.overview import age, ago
-from aigc_tasks.promote.registry import Event, Product
+from aigc_tasks.promote.registry import Event
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.schedule import BY_HAND
 
@@ -41,13 +41,6 @@ class Served:
     next: Any = None
 
 
-class Registered(NamedTuple):
-    """A product as the registry has it."""
-
-    events: list[Event]
-    recipes: dict[int, str]  # that each version was made by
-
-
 def status() -> tuple[str, bool]:
     """The account, and whether nothing is stuck."""
     api = reachable()
@@ -58,7 +51,10 @@ def status() -> tuple[str, bool]:
             settings[name] = recipes.recipe(name)
         except UserError as error:
             stuck.append(f"{name} is broken: {str(error).splitlines()[0]}")
-    products = registered(one.product.name for one in settings.values() if one.product is not None)
+    known = registry.ledgers(tracking.open_client())
+    products = {
+        name: known[name] for name in known if name in {one.product.name for one in settings.values() if one.product}
+    }
     ahead = retraining.ahead()
     lines = [f"Prefect   {api.removesuffix('/api') if api else f'no server runs; {SERVE}'}", ""]
     for name, one in settings.items():
@@ -126,18 +122,7 @@ def written(schedule: Any) -> str:
     return f"every {schedule.interval.total_seconds():g} s" if hasattr(schedule, "interval") else str(schedule)
 
 
-def registered(products: Iterable[str]) -> dict[str, Registered]:
-    """Those of the products that are registered."""
-    client = tracking.open_client()
-    found = {}
-    for name in sorted(set(products) & set(registry.names(client))):
-        product = Product(client, name)
-        makers = {int(one.version): one.tags.get("aigc.recipe", "") for one in product.versions()}
-        found[name] = Registered(product.ledger(), makers)
-    return found
-
-
-def told(settings: Recipe, served: Served | None, products: dict[str, Registered], ahead: str | None) -> Iterator[str]:
+def told(settings: Recipe, served: Served | None, products: dict[str, list[Event]], ahead: str | None) -> Iterator[str]:
     """The lines of one recipe."""
     name, schedule = settings.name, settings.schedule
     if schedule is None and not ahead and (served is None or served.last is None):
@@ -163,21 +148,20 @@ def told(settings: Recipe, served: Served | None, products: dict[str, Registered
         yield f"  branch     {ahead} is ahead: {retraining.merging(ahead)}"
 
 
-def last_decision(product: Registered, recipe: str) -> Event | None:
+def last_decision(ledger: list[Event], recipe: str) -> Event | None:
     """The last word on a version of the recipe."""
-    own = [event for event in product.events if product.recipes.get(event.version) == recipe]
-    decided = [event for event in own if event.kind in ("promote", "refuse", "rollback")]
-    return decided[-1] if decided else None
+    decided = (event for event in reversed(ledger) if event.kind in ("promote", "refuse", "rollback"))
+    return next((event for event in decided if event.recipe == recipe), None)
 
 
-def live(products: dict[str, Registered]) -> Iterator[tuple[str, str]]:
+def live(products: dict[str, list[Event]]) -> Iterator[tuple[str, str]]:
     """Each product's champion and its age."""
-    for name, product in products.items():
-        champion = registry.added_up(product.events).champion
+    for name, ledger in products.items():
+        champion = registry.added_up(ledger).champion
         if champion is None:
             yield name, "no champion"
             continue
-        since = [event for event in product.events if event.version == champion and event.kind == "promote"][-1]
+        since = [event for event in ledger if event.version == champion and event.kind == "promote"][-1]
         yield name, f"version {champion} is the champion since {age(since).removesuffix(' ago')}"
 
 

@@ -85,7 +85,7 @@ def multiply_runs(path: Path, recipes: list[tuple[str, str]], each: int) -> None
                 which = {"name": product, "version": last[product]}
                 insert(database, "model_versions", [{**version, **which, "run_id": own}])
                 insert(database, "model_version_tags", ({**tag, **which, **value(tag, new)} for tag in tags))
-                insert(database, "registered_model_tags", ledger(product, last[product]))
+                insert(database, "registered_model_tags", ledger(name, product, last[product]))
     database.close()
 
 
@@ -93,7 +93,7 @@ def value(row: dict[str, Any], new: dict[str, str]) -> dict[str, str]:
     return {"value": new[row["key"]]} if row.get("key") in new else {}
 
 
-def ledger(product: str, version: int) -> list[dict[str, Any]]:
+def ledger(recipe: str, product: str, version: int) -> list[dict[str, Any]]:
     found = []
     for kind in ("challenge", "refuse"):
         number = 10 + 2 * version + (kind == "refuse")
@@ -104,6 +104,7 @@ def ledger(product: str, version: int) -> list[dict[str, Any]]:
             "champion": None,
             "reason": "it is not better than the champion beyond chance",
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "recipe": recipe,
         }
         found.append({"name": product, "key": f"aigc.ledger.{number:06d}.0", "value": json.dumps(event)})
     return found

@@ -15,7 +15,7 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.promote import served
 from aigc_tasks.promote.decision import Decision
 from aigc_tasks.promote.register import locked, register, registered, run_of
-from aigc_tasks.promote.registry import LONGEST, Product, Standing, names
+from aigc_tasks.promote.registry import LONGEST, Product, Standing
 from aigc_tasks.recipe import Recipe, recipe
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def known(name: str) -> Outcome | None:
     """What has been decided about a recipe that is up to date, if it has been; changes nothing."""
     settings = recipe(name)
     product = product_of(settings)
-    if product.name not in names(product.client):
+    if product.found() is None:
         return None
     version = registered(product, settings, locked(settings))
     return None if version is None else before(product, settings, version, product.standing())
@@ -109,7 +109,7 @@ def decided(product: Product, settings: Recipe, version: ModelVersion, standing:
 
     number, client = int(version.version), product.client
     if standing.challenger != number:
-        product.record("challenge", number, standing.champion, f"{settings.name} as it is now")
+        product.record("challenge", number, standing.champion, f"{settings.name} as it is now", settings.name)
     champion = None if standing.champion is None else product.version(str(standing.champion))
     decision, measured = gate.decide(settings, version, champion, number in standing.rolled_back)
     content = json.dumps(decision.content(), ensure_ascii=False)

@@ -37,7 +37,7 @@ SHOWN = ("fid_ratio", "fid", "precision", "recall", "coverage", "class_accuracy"
 def registered(product: Product, settings: Recipe, stages: Mapping[str, Any]) -> ModelVersion | None:
     """The version that is what the recipe has made now, if there is one."""
     wanted = {tracking.IDENTITY: identity_of(stages), "aigc.recipe": settings.name}
-    return next((version for version in product.versions() if wanted.items() <= version.tags.items()), None)
+    return product.tagged(wanted)
 
 
 def register(product: Product, settings: Recipe) -> ModelVersion:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 LEDGER = "aigc.ledger."
 ALIASES = ("champion", "challenger", "previous")
 LONGEST = 1000  # characters of a reason; a tag of a registered model holds 5,000 where the database is strict
+PAGE = 20  # versions that one request brings
 MISSING = "RESOURCE_DOES_NOT_EXIST"  # MLflow's word
 Kind = Literal["challenge", "promote", "refuse", "rollback", "delete"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a version. ``champion`` is the one that it was decided against, None for none."""
+    """Something that happened to a version of a recipe.
+
+    ``champion`` is the version that it was decided against, None for none.
+    """
 
     number: int
     kind: Kind
@@ -42,6 +46,7 @@ class Event:
     champion: int | None
     reason: str
     time: str
+    recipe: str = ""
 
     @property
     def decides(self) -> bool:
@@ -70,6 +75,12 @@ class Standing:
     def refuge(self) -> int | None:
         """To which a rollback leads: ``previous``, or past it if it was rolled back itself."""
         return self.reigns[-2] if len(self.reigns) > 1 else None
+
+    @property
+    def concerned(self) -> list[int]:
+        """Versions that an alias names or a rollback leads to."""
+        named = {self.champion, self.refuge, self.challenger, self.previous}
+        return sorted(version for version in named if version is not None)
 
     def counts(self, event: Event) -> bool:
         """False for a decision that another one overtook."""
@@ -115,19 +126,19 @@ class Product:
         with tracking.lock(f"product-{self.name}"):
             if self.found() is None:
                 self.client.create_registered_model(self.name)
-            foreign = [one.version for one in self.versions() if tracking.IDENTITY not in one.tags]
-            if foreign:
-                raise UserError(
-                    f"the registered model {self.name!r} has versions that `aigc promote` did not make ({foreign[0]}); "
-                    "give the product another name"
-                )
+            known = max((event.version for event in self.ledger()), default=0)
+            for one in self.newest(known):
+                if tracking.IDENTITY not in one.tags:
+                    raise UserError(
+                        f"the registered model {self.name!r} has versions that `aigc promote` did not make "
+                        f"({one.version}); give the product another name"
+                    )
             self.settle()
             yield
 
     def ledger(self) -> list[Event]:
         """All events, in order; raises ``UserError`` if there is no such product."""
-        tags = self.model().tags
-        return [Event(**json.loads(tags[key])) for key in sorted(key for key in tags if key.startswith(LEDGER))]
+        return events_in(self.model().tags)
 
     def found(self) -> Any:
         """The registered model, None if there is none."""
@@ -151,9 +162,12 @@ class Product:
     def standing(self) -> Standing:
         return added_up(self.ledger())
 
-    def record(self, kind: Kind, version: int, champion: int | None, reason: str) -> bool:
-        """Add an event, the one step that decides, then set the aliases. False if another decision came first."""
-        event = self.append(kind, version, champion, reason)
+    def record(self, kind: Kind, version: int, champion: int | None, reason: str, recipe: str = "") -> bool:
+        """Add an event, the one step that decides, then set the aliases. False if another decision came first.
+
+        The ``recipe`` may be left out where the version has had an event before.
+        """
+        event = self.append(kind, version, champion, reason, recipe)
         standing = Standing()
         for other in self.ledger():
             if other == event:
@@ -162,10 +176,11 @@ class Product:
         self.settle()
         return standing.counts(event)
 
-    def append(self, kind: Kind, version: int, champion: int | None, reason: str) -> Event:
-        number = len(self.ledger()) + 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        event = Event(number, kind, version, champion, reason[:LONGEST], now)
+    def append(self, kind: Kind, version: int, champion: int | None, reason: str, recipe: str = "") -> Event:
+        before = self.ledger()
+        number, now = len(before) + 1, datetime.now(UTC).isoformat(timespec="seconds")
+        maker = recipe or next((event.recipe for event in before if event.version == version), "")
+        event = Event(number, kind, version, champion, reason[:LONGEST], now, maker)
         key = f"{LEDGER}{number:06d}.{time.time_ns():x}"  # one number may be given twice, from two machines
         self.client.set_registered_model_tag(self.name, key, json.dumps(asdict(event), ensure_ascii=False))
         return event
@@ -175,11 +190,11 @@ class Product:
         standing = self.standing()
         if standing == Standing():
             return
-        there = {int(version.version) for version in self.versions()}
-        concerned = {*standing.reigns, standing.challenger, standing.previous} - {None}
-        for gone in sorted(concerned - there):  # type: ignore[type-var]
-            self.append("delete", gone, standing.champion, "it was deleted from the registry")  # type: ignore[arg-type]
-        standing, now = self.standing(), {name: int(version) for name, version in self.model().aliases.items()}
+        while gone := [one for one in standing.concerned if not self.has(one)]:
+            for version in gone:
+                self.append("delete", version, standing.champion, "it was deleted from the registry")
+            standing = self.standing()
+        now = {name: int(version) for name, version in self.model().aliases.items()}
         for alias in ALIASES:
             wanted = getattr(standing, alias)
             if wanted is None and alias in now:
@@ -199,30 +214,58 @@ class Product:
         except MlflowException as error:
             if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):
                 raise
-            number = max((int(one.version) for one in self.versions()), default=0)
+            number = next((int(one.version) for one in self.newest()), 0)
             aliases = ", ".join(sorted(model.aliases)) or "no alias yet"
             raise UserError(f"{self.name} has no version {which!r}; it has {aliases}, and 1 to {number}") from None
 
-    def versions(self) -> list[ModelVersion]:
-        """All of them, oldest first."""
-        found: list[ModelVersion] = []
+    def has(self, number: int) -> bool:
+        try:
+            self.version(str(number))
+        except UserError:
+            return False
+        return True
+
+    def newest(self, than: int = 0) -> Iterator[ModelVersion]:
+        """The versions after that one, newest first, however many there are before it."""
         token = None
         while True:
-            page = self.client.search_model_versions(f"name='{self.name}'", page_token=token)
-            found += page
+            page = self.client.search_model_versions(
+                f"name='{self.name}'", max_results=PAGE, order_by=["version_number DESC"], page_token=token
+            )
+            for version in page:
+                if int(version.version) <= than:
+                    return
+                yield version
             if not (token := page.token):
-                return sorted(found, key=lambda version: int(version.version))
+                return
+
+    def tagged(self, tags: dict[str, str]) -> ModelVersion | None:
+        """The newest version that has these tags."""
+        wanted = [f"name='{self.name}'", *(f"tags.`{key}`='{value}'" for key, value in tags.items())]
+        order = ["version_number DESC"]
+        found = self.client.search_model_versions(" and ".join(wanted), max_results=1, order_by=order)
+        return found[0] if found else None
 
 
-def names(client: MlflowClient) -> list[str]:
-    """Every product, by name: the registered models that have a ledger."""
-    found: list[str] = []
+def events_in(tags: dict[str, str]) -> list[Event]:
+    """The ledger that a registered model's tags are."""
+    return [Event(**json.loads(tags[key])) for key in sorted(key for key in tags if key.startswith(LEDGER))]
+
+
+def ledgers(client: MlflowClient) -> dict[str, list[Event]]:
+    """Every product's ledger by its name: the registered models that have one."""
+    found: dict[str, list[Event]] = {}
     token = None
     while True:
         page = client.search_registered_models(max_results=1000, page_token=token)
-        found += [model.name for model in page if any(tag.startswith(LEDGER) for tag in model.tags)]
+        found |= {model.name: events for model in page if (events := events_in(model.tags))}
         if not (token := page.token):
-            return sorted(found)
+            return dict(sorted(found.items()))
+
+
+def names(client: MlflowClient) -> list[str]:
+    """Every product, by name."""
+    return list(ledgers(client))
 
 
 def named(address: str) -> tuple[str, str]:

@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.loop
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.growth
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'

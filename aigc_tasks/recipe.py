@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Recipe:
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """The tables of a params file, ``{"datasets": …, "recipes": …, "products": …}``, entries not yet validated."""
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text())
+        content = parsed(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: not found; restore it, for example by `git checkout {path}`") from None
     except MarkedYAMLError as error:
@@ -76,6 +77,12 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(tables[table], dict):
             raise UserError(f"{path}: {table}: expected names with their settings, got {tables[table]!r}")
     return tables
+
+
+@lru_cache(maxsize=4)
+def parsed(text: str) -> Any:
+    """What the YAML holds, not to be changed: a look at fifty recipes reads the same text two hundred times."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def names() -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
 
 from prefect import State, get_run_logger
 from prefect.blocks.core import Block
@@ -24,20 +23,30 @@ FIGURES = ("fid_ratio", "precision", "recall", "density", "coverage", "class_acc
 VARIABLE = "$"  # begins the name of an environment variable
 
 
-def tell(settings: Recipe, state: State, own: str | None, details: Iterable[str] = ()) -> None:
-    """Say how the retraining ended to everyone whom the recipe names; one who cannot be reached is a warning."""
+def tell(settings: Recipe, state: State, own: str | None) -> None:
+    """Say how the retraining ended to everyone whom the recipe names; one who cannot be reached is a warning.
+
+    Where it has a result, to be called in its worktree.
+    """
     wanted = settings.schedule.notify if settings.schedule else []
     if not wanted:
         return
-    subject = f"{settings.name}: {state.name}"
-    page = url_for("flow-run", obj_id=own) if own else None
-    body = "\n".join([state.message or "", "", *details, *([f"Prefect: {page}"] if page else [])])
+    warn = get_run_logger().warning
+    lines = [state.message or "", ""]
+    if state.is_completed():
+        try:
+            lines += details(settings)
+        except Exception as error:  # the result is kept already, and word of it must not undo that
+            warn("the figures could not be read (%s): %s", type(error).__name__, error)
+    if own:
+        lines.append(f"Prefect: {url_for('flow-run', obj_id=own)}")
     for whom in wanted:
         try:
-            (by_environment if whom.startswith(VARIABLE) else by_block)(whom, subject, body)
+            send = by_environment if whom.startswith(VARIABLE) else by_block
+            send(whom, f"{settings.name}: {state.name}", "\n".join(lines))
         except Exception as error:
             why = str(error) if isinstance(error, Unreachable) else f"it could not be sent ({type(error).__name__})"
-            get_run_logger().warning("%s was not told: %s", whom, why)
+            warn("%s was not told: %s", whom, why)
 
 
 class Unreachable(Exception):

@@ -54,10 +54,14 @@ def retrain(recipe: str, because: str = "") -> State:
             starts.close(before)
         try:
             return kept(settings, schedule, because, own)
-        except UserError as error:
-            state: State = Failed(message=str(error))
+        except Exception as error:
+            is_ours = isinstance(error, UserError)
+            why = str(error) if is_ours else f"it ended by an error ({type(error).__name__}); its log says which"
+            state: State = Failed(message=why)
             notify.tell(settings, state, own)
-            return state
+            if is_ours:
+                return state
+            raise
 
 
 def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
@@ -70,7 +74,7 @@ def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) ->
             if commit is not None:
                 log("kept on branch %s: %s", retraining.branch(settings.name), commit[:12])
         if state.name != UP_TO_DATE and not state.is_cancelled():
-            notify.tell(settings, state, own, notify.details(settings) if state.is_completed() else ())
+            notify.tell(settings, state, own)
     return state
 
 

@@ -32,7 +32,8 @@ def products(name: str | None = None) -> str:
 def told(product: Product, history: int | None) -> str:
     product.model()
     with product.changing():  # sets right what a killed command left
-        standing, events = product.standing(), product.ledger()
+        events = product.ledger()
+    standing = registry.added_up(events)
     lines = [product.name]
     for role in registry.ALIASES:
         number = getattr(standing, role)

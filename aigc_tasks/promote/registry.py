@@ -124,9 +124,8 @@ class Product:
         Raises ``UserError`` for a registered model that somebody else has made.
         """
         with tracking.lock(f"product-{self.name}"):
-            if self.found() is None:
-                self.client.create_registered_model(self.name)
-            known = max((event.version for event in self.ledger()), default=0)
+            found = self.found() or self.client.create_registered_model(self.name)
+            known = max((event.version for event in events_in(found.tags)), default=0)
             for one in self.newest(known):
                 if tracking.IDENTITY not in one.tags:
                     raise UserError(
@@ -187,14 +186,16 @@ class Product:
 
     def settle(self) -> None:
         """Set the aliases to what the ledger says, to which it adds the versions that somebody has deleted."""
-        standing = self.standing()
+        model = self.model()
+        standing = added_up(events_in(model.tags))
         if standing == Standing():
             return
         while gone := [one for one in standing.concerned if not self.has(one)]:
             for version in gone:
                 self.append("delete", version, standing.champion, "it was deleted from the registry")
-            standing = self.standing()
-        now = {name: int(version) for name, version in self.model().aliases.items()}
+            model = self.model()
+            standing = added_up(events_in(model.tags))
+        now = {name: int(version) for name, version in model.aliases.items()}
         for alias in ALIASES:
             wanted = getattr(standing, alias)
             if wanted is None and alias in now:
@@ -206,7 +207,6 @@ class Product:
         """By number or alias; raises ``UserError``."""
         from mlflow.exceptions import MlflowException
 
-        model = self.model()
         try:
             if which.isdecimal():
                 return self.client.get_model_version(self.name, which)
@@ -214,6 +214,7 @@ class Product:
         except MlflowException as error:
             if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):
                 raise
+            model = self.model()
             number = next((int(one.version) for one in self.newest()), 0)
             aliases = ", ".join(sorted(model.aliases)) or "no alias yet"
             raise UserError(f"{self.name} has no version {which!r}; it has {aliases}, and 1 to {number}") from None

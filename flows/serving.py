@@ -16,6 +16,7 @@ from pathlib import Path
 from prefect import State, get_client
 from prefect import serve as run_all
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
@@ -47,6 +48,12 @@ def work(pool: str) -> None:
         raise UserError("no Prefect server is known, which has the work; name it: export PREFECT_API_URL=…")
     if not servers.answers(f"{url}/health", PATIENCE):
         raise UserError(f"{url}: no Prefect server answers there; correct PREFECT_API_URL or start it")
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:  # Prefect's worker would make one, for which it asks the internet
+            mend = f"prefect work-pool create {pool} --type process"
+            raise UserError(f"the server has no work pool {pool!r}; make it: {mend}") from None
     print(f"Prefect   {url.removesuffix('/api')}", flush=True)
     going_on(url, "prefect", "worker", "start", "--pool", pool)
 

@@ -120,3 +120,17 @@ def test_the_uis_are_served_on_loopback_and_a_taken_port_is_replaced(done: Proje
             with socket.socket() as probe:
                 assert probe.connect_ex(("127.0.0.1", each)) != 0
         assert not (done.path / ".aigc/prefect.json").exists()
+
+
+def test_a_worker_without_a_server_is_one_clear_line(project: Project) -> None:
+    nobody = project.run("aigc", "work")
+    assert (nobody.returncode, nobody.stderr.partition(";")[0]) == (
+        1,
+        "error: no Prefect server is known, which has the work",
+    )
+    project.env["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    silent = project.run("aigc", "work")
+    assert silent.returncode == 1
+    assert silent.stderr == (
+        "error: http://127.0.0.1:9/api: no Prefect server answers there; correct PREFECT_API_URL or start it\n"
+    )

@@ -166,6 +166,9 @@ def test_prefect_yaml_has_the_schedules_and_a_worker_runs_them(alone: Project, f
         assert automation["trigger"]["expect"] == ["aigc.data.changed"]
         assert automation["actions"][0]["parameters"] == {"because": "{{ event.payload.summary }}"}
         alone.check("prefect", "deployment", "run", "retrain/digits-gan")
+        unknown = alone.run("aigc", "work", "--pool", "cluster")
+        mend = "prefect work-pool create cluster --type process"
+        assert unknown.stderr == f"error: the server has no work pool 'cluster'; make it: {mend}\n"
         worker = alone.start("aigc", "work", start_new_session=True)
         try:
             run = wait_for_run(api, "digits-gan", 400)

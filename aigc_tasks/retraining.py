@@ -235,9 +235,9 @@ def merging(ref: str) -> str:
 
 def ahead() -> dict[str, str]:
     """By recipe the branch, local or as last fetched, that has results which the checkout has not."""
-    patterns = ("refs/heads/retrain/", f"refs/remotes/{ORIGIN}/retrain/")
-    listed = git("for-each-ref", "--no-merged=HEAD", "--format=%(refname:short)", *reversed(patterns))
-    return {ref.partition("retrain/")[2]: ref for ref in listed.splitlines()}  # of both the local one
+    told = ("--no-merged=HEAD", "--format=%(refname:short)", "--sort=-refname")  # heads last: of both the local one
+    listed = git("for-each-ref", *told, "refs/heads/retrain/", f"refs/remotes/{ORIGIN}/retrain/")
+    return {ref.partition("retrain/")[2]: ref for ref in listed.splitlines()}
 
 
 def tip_of(own: str) -> str | None:

@@ -28,7 +28,7 @@ from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
 from aigc_tasks.tracking import FLOW_RUN
 from flows import publishing, stopping
-from flows.promote import compete, ended
+from flows.promote import DECIDED, compete, ended
 
 GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
@@ -54,7 +54,8 @@ for name in ("prefect.task_runs", "prefect.flow_runs", "prefect.task_engine", "p
 def pipeline(recipe: str) -> State:
     """Bring one recipe up to date: acquire → clean → train → postprocess → evaluate, and promote if it has a product.
 
-    Ends Completed, named UpToDate if nothing had to run; Failed with one line that says what to mend; or Cancelled.
+    Ends Completed, named Promoted or Refused if the gate decided now, UpToDate if nothing had to run; Failed with one
+    line that says what to mend; or Cancelled.
     """
     layout.enter_project()
     settings = load(recipe)
@@ -78,7 +79,10 @@ def bring_up_to_date(settings: Recipe, steps: Iterable[str]) -> State:
 
 
 def promoted(settings: Recipe, state: State) -> State:
-    """What follows a recipe's being up to date: artifacts, and the gate of its product; the state that both end in."""
+    """What follows a recipe's being up to date: artifacts, and the gate of its product; the state that both end in.
+
+    It is named after the gate's decision, if one fell now.
+    """
     if not state.is_completed():
         return state
     publishing.quality(settings.name, "up to date: nothing had to run" if state.name == UP_TO_DATE else "measured now")
@@ -88,7 +92,8 @@ def promoted(settings: Recipe, state: State) -> State:
     last = compete(settings.name, return_state=True)
     if not last.is_completed():
         return ended(last)
-    return Completed(name=state.name, message=f"{state.message}; {last.message}")
+    name = last.name if last.name in DECIDED else state.name
+    return Completed(name=name, message=f"{state.message}; {last.message}")
 
 
 def make_task(step: str, **options: Any) -> Task[..., State]:

@@ -18,6 +18,7 @@ from aigc_tasks.recipe import recipe as load
 from flows import publishing, stopping
 
 TIMED_OUT = "TimedOut"
+PROMOTED, REFUSED = DECIDED = ("Promoted", "Refused")
 
 
 @flow(name="promote", flow_run_name="{recipe}", validate_parameters=False)
@@ -58,8 +59,7 @@ def compete(recipe: str) -> State:
                 message=f"{recipe} was decided about, and its product has changed since; see aigc products"
             )
         publish(recipe, outcome)
-        name = "Promoted" if outcome.promoted else "Refused"
-        return Completed(name=name, message=promoting.verdict(outcome))
+        return Completed(name=PROMOTED if outcome.promoted else REFUSED, message=promoting.verdict(outcome))
     return Completed(name="UpToDate", message=promoting.verdict(outcome))
 
 

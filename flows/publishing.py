@@ -17,11 +17,27 @@ def quality(recipe: str, description: str) -> None:
     """The figures as a table, and the sample grid."""
     figures = json.loads((layout.report(recipe) / "quality.json").read_text())
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in figures.items() if not name.endswith(DETAILS))
-    grid = embedded(layout.report(recipe) / "grid.png")
     create_markdown_artifact(
         key=f"{recipe.replace('_', '-')}-quality",
-        markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples]({grid})",
+        markdown=f"# {recipe}\n\n| figure | value |\n|---|---|\n{rows}\n\n![samples]({grid(recipe)})",
         description=description,
+    )
+
+
+def grid(recipe: str) -> str | None:
+    """The sample grid as it is now, None if there is none."""
+    path = layout.report(recipe) / "grid.png"
+    return embedded(path) if path.exists() else None
+
+
+def samples(recipe: str, before: str | None) -> None:
+    """The sample grid before a retraining and after it."""
+    if before is None:
+        return
+    create_markdown_artifact(
+        key=f"{recipe.replace('_', '-')}-samples",
+        markdown=f"# {recipe}\n\n| before | now |\n|---|---|\n| ![before]({before}) | ![now]({grid(recipe)}) |",
+        description="samples before and now",
     )
 
 

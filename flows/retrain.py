@@ -20,10 +20,10 @@ from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
 from aigc_tasks.schedule import BY_HAND, Schedule
-from flows import notify, starts, stopping
+from flows import notify, publishing, starts, stopping
 from flows.drift import DRIFTED, drift
 from flows.pipeline import STEPS, UP_TO_DATE, another_try_may_help, bring_up_to_date, promoted
-from flows.promote import ended
+from flows.promote import DECIDED, ended
 
 MISSED, SKIPPED = "Missed", "Skipped"
 
@@ -123,15 +123,12 @@ def attempt(settings: Recipe) -> State:
     compared = drift(settings, return_state=True)  # before training, which takes the place of the old model
     if not compared.is_completed():
         return ended(compared)
-    made = bring_up_to_date(settings, ["train", "postprocess", "evaluate"])
-    is_new = made.is_completed() and (settings.product is None or promoting.known(settings.name) is None)
-    state = promoted(settings, made)
+    before = publishing.grid(settings.name)
+    state = promoted(settings, bring_up_to_date(settings, ["train", "postprocess", "evaluate"]))
     if not state.is_completed():
         return state
-    outcome = None if settings.product is None else promoting.known(settings.name)
-    name = DRIFTED if compared.name == DRIFTED else state.name
-    if outcome is not None and is_new:  # else knobs were put back, and the model that they had made, decided long ago
-        name = "Promoted" if outcome.promoted else "Refused"
+    publishing.samples(settings.name, before)
+    name = DRIFTED if compared.name == DRIFTED and state.name not in DECIDED else state.name
     return Completed(name=name, message=f"{compared.message}; {state.message}")
 
 

@@ -111,7 +111,7 @@ def ended(api: str, state: str) -> list[dict[str, Any]]:
     return ask(api, "/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": [state]}}}})
 
 
-def champion(project: Project, real: Servers) -> str:
+def champion(real: Servers) -> str:
     from mlflow import MlflowClient
 
     return MlflowClient(real.mlflow).get_model_version_by_alias("numbers", "champion").version
@@ -136,7 +136,7 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
     with working(clone) as (worker, log):
         wait_for(lambda: ended(api, "Promoted"), 300)
         wait_for(lambda: ended(api, "UpToDate"), 120)
-        assert (champion(mine, real), len(runs(real))) == ("1", 1)
+        assert (champion(real), len(runs(real))) == ("1", 1)
         with while_paused(mine):
             draw(tmp_path / "more", range(FIRST, GROWN))
             real.upload(tmp_path / "more", "pictures", "digits")
@@ -155,14 +155,14 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
         assert "digits-gan goes on: it was at work when it was killed" in said
         assert "resumes after step" in said
         assert f"digits has grown: {GROWN - FIRST} images new, 0 gone" in said
-        assert (champion(mine, real), len(runs(real))) == ("2", 2), "the training that was killed went on in its run"
+        assert (champion(real), len(runs(real))) == ("2", 2), "the training that was killed went on in its run"
         with while_paused(mine):
             mine.edit(training(steps=1))
             publish(mine)
         (refused,) = wait_for(lambda: ended(api, "Refused"), 200)
         verdict = "version 3 (digits-gan) was refused and stays a challenger, version 2 stays the champion"
         assert verdict in refused["state"]["message"]
-        assert champion(mine, real) == "2"
+        assert champion(real) == "2"
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 130
 

@@ -93,7 +93,7 @@ def matches(version: ModelVersion) -> str:
         recipes.recipe(name)
         now = graph.inputs(f"train@{name}").fingerprint
     except FileNotFoundError as error:
-        missing = os.path.relpath(error.filename)
+        missing = os.path.relpath(error.filename or str(error))
         mend = "merge the branch that has it (aigc status), then dvc pull, or dvc checkout if it was made here"
         return f"whether `dvc repro` would make it is not known: {missing} is not here; {mend}"
     except (UserError, OSError) as error:

@@ -183,7 +183,7 @@ def test_a_download_goes_on_after_broken_connections(web: Web, tmp_path: Path, r
     starts = [int(asked[len("bytes=") : -1]) if asked else 0 for _, _, asked in web.asked]
     assert len(starts) == 4
     # What came before a connection broke is not asked for again, but for what was still on its way to the file.
-    assert not ranges or starts == sorted(set(starts))
+    assert not ranges or (starts == sorted(starts) and starts[-1] > 0)
 
 
 def test_a_connection_that_never_holds_ends_in_one_line(web: Web, tmp_path: Path) -> None:
@@ -277,8 +277,8 @@ def test_local_files_and_their_errors(tmp_path: Path) -> None:
     [
         ("http://127.0.0.1:9/a.zip", "connection refused"),
         ("http://nowhere.invalid/a.zip", "unknown host"),
-        ("gs://bucket/a.zip", "pip install gcsfs"),
-        ("hf://datasets/a/b/a.zip", "pip install huggingface_hub"),
+        ("az://bucket/a.zip", "pip install adlfs"),
+        ("sftp://host/a.zip", "pip install paramiko"),
         ("gopher://a/a.zip", "no protocol gopher"),
         ("file:///nowhere/a.zip", "no such folder or file"),
     ],

@@ -1,7 +1,7 @@
 """Files that lie elsewhere, behind http(s) or any protocol that fsspec knows: list them, read them, download them.
 
 Nothing here goes to the network on its own account: cloud libraries are kept from asking the machine's metadata service
-for credentials, unless the environment says otherwise (``AWS_EC2_METADATA_DISABLED=false``, ``NO_GCE_CHECK=false``).
+for credentials, and stores for more than the files, unless the environment says otherwise (``UNASKED``).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import html
+import logging
 import os
 import re
 import socket
@@ -36,9 +37,13 @@ PACKAGES = {
     **{"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"},
     **{"hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs", "sftp": "paramiko", "ssh": "paramiko"},
 }
-METADATA = {"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"}
+UNASKED = {
+    **{"AWS_EC2_METADATA_DISABLED": "true", "NO_GCE_CHECK": "true"},
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask another service for the bucket's type before every file
+}
 VERSIONS = ("etag", "md5hash", "blobid", "lastmodified", "updated", "mtime")  # the surest first
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP's ways to say "later"
+PATIENT = ("gs", "gcs")  # whose package tries six times before it gives up, for half a minute
 SIGNED = re.compile(r"(^|[&_-])(signature|sig)=", re.IGNORECASE)
 SECRET = re.compile(r"(^|[_-])(token|api_?key|key|auth|password|secret|credential)=", re.IGNORECASE)
 
@@ -158,10 +163,12 @@ def fetch(url: str, final: Path, sums: dict[str, str], options: dict[str, Any] |
             part.unlink(missing_ok=True)
             note.write_text(version)
         with open(part, "ab") as file, progress(f"download {final.name}", stream.size or 0, stream.start) as update:
+            block = stream.file.read(1 << 20)  # before anything is given up of what came earlier
             file.truncate(stream.start)
-            while block := stream.file.read(1 << 20):
+            while block:
                 file.write(block)
                 update(file.tell(), "bytes")
+                block = stream.file.read(1 << 20)
     if stream.size is not None and length(part) != stream.size:
         raise Broken(f"{length(part):,} of {stream.size:,} bytes came")
     if wrong := mismatch(part, sums):
@@ -220,7 +227,8 @@ def content(system: Any, place: str, options: dict[str, Any] | None, size: int |
         return bytes(found)
 
     try:
-        found = b"" if size is not None and size > largest else retried(whole, place)
+        where = place if is_web(system) else system.unstrip_protocol(place)
+        found = b"" if size is not None and size > largest else retried(whole, where)
     except Unreachable as error:
         if error.is_network:
             raise
@@ -314,7 +322,7 @@ def is_web(system: Any) -> bool:
 def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
     """fsspec's file system for the URL's protocol, and the place within; raises ``UserError`` if there is none."""
     protocol, options = urlsplit(url).scheme.lower(), dict(options or {})
-    for variable, value in METADATA.items():
+    for variable, value in UNASKED.items():
         os.environ.setdefault(variable, value)
     if path := local(url):
         return fsspec.filesystem("file", **options), str(path)
@@ -328,6 +336,8 @@ def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
             retries = {"mode": "standard", "max_attempts": len(PAUSES) + 1}
             options["config_kwargs"] = {"retries": retries, **options.get("config_kwargs", {})}
             options.setdefault("max_concurrency", 1)  # with more it asks for a file's size before it asks for the file
+        if protocol in ("gs", "gcs"):
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # a traceback for what is said in one line here
         return fsspec.filesystem(protocol, **options), url
     except ImportError:
         package = PACKAGES.get(protocol, f"that brings {protocol}:// to fsspec")
@@ -341,7 +351,8 @@ def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
 
 def retried(action: Callable[[], T], url: str) -> T:
     """What ``action`` gives, after up to three more tries where waiting can help; raises ``Unreachable``."""
-    for pause in (*PAUSES, None):
+    pauses = () if urlsplit(url).scheme in PATIENT else PAUSES
+    for pause in (*pauses, None):
         try:
             return action()
         except UserError:
@@ -361,17 +372,20 @@ def diagnosis(error: Exception) -> tuple[str, str, bool]:
     """What went wrong in few words, the mend, and whether another try can help."""
     again = not type(error).__module__.startswith("botocore")  # it has tried again already
     for cause in causes(error):
-        kind, status = type(cause).__name__, getattr(cause, "status", None)
+        kind = type(cause).__name__
+        status = getattr(cause, "code" if kind == "HttpError" else "status", None)  # gcsfs has its own
+        status = status or getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int) and status >= 400:
             mend = KEYS if status in (401, 403) else NETWORK if status in BUSY else THERE
             return str(status), mend, status in BUSY
         if "Credentials" in kind:
             return "no credentials", KEYS, False
-        if isinstance(cause, PermissionError):
-            return f"no permission ({cause.strerror or cause})", KEYS, False
+        if isinstance(cause, PermissionError) or str(cause).startswith("Forbidden: "):  # as gcsfs says it
+            return f"no permission ({first_line(cause)})", KEYS, False
         if isinstance(cause, FileNotFoundError):
             said = str(cause.filename or cause)
-            what = "404" if said.startswith("http") else "no such bucket" if "bucket" in said else "no such file"
+            gone = "no such bucket" if "bucket does not exist" in said else "no such file"
+            what = "404" if said.startswith("http") else gone
             return what, THERE, False
         if isinstance(cause, OSError) and cause.errno == errno.EINVAL:  # see ``regular``
             return str(cause.strerror), THERE, False
@@ -387,12 +401,16 @@ def diagnosis(error: Exception) -> tuple[str, str, bool]:
             return "the connection broke off", NETWORK, again
         if isinstance(cause, TypeError) and "argument" in str(cause):
             return f"refuses its options ({cause})", "correct `options` in params.yaml", False
-    text = getattr(error, "strerror", None) or str(error).partition("\n")[0].strip() or type(error).__name__
-    return text, NETWORK, isinstance(error, Broken)
+    return first_line(error), NETWORK, isinstance(error, Broken)
+
+
+def first_line(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0].strip() or type(error).__name__
 
 
 def causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what it came from, the first cause first. Storage packages chain them, botocore in its own way."""
+    """The error and what it came from, the first cause first. Storage packages chain them, each in its own way."""
     if error is None:
         return []
-    return [*causes(error.__cause__ or getattr(error, "kwargs", {}).get("error")), error]
+    hidden = error.__context__ if error.__suppress_context__ else None
+    return [*causes(error.__cause__ or getattr(error, "kwargs", {}).get("error") or hidden), error]

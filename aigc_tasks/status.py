@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aigc_tasks import recipe as recipes
 from aigc_tasks import retraining, servers, tracking
@@ -21,14 +21,43 @@ from aigc_tasks.promote.registry import Event
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.schedule import BY_HAND
 
-if TYPE_CHECKING:
-    from uuid import UUID
-
 FLOW = "retrain"
 PAGE = 200  # runs that one request brings, the most that Prefect gives
 PATIENCE = 60.0  # seconds after which a start is overdue
 LONGEST = 160  # characters of a message
 SERVE = "start: aigc serve"
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")  # types of states of Prefect's in which a run has ended
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """A run of the flow, as Prefect's server describes it."""
+
+    deployment: str
+    state: str  # its name
+    message: str
+    is_final: bool
+    began: datetime | None
+    due: datetime
+    seconds: float
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> FlowRun:
+        state, began = told["state"] or {}, told["start_time"]
+        return cls(
+            deployment=told["deployment_id"] or "",
+            state=state.get("name", ""),
+            message=state.get("message") or "",
+            is_final=state.get("type") in FINAL,
+            began=datetime.fromisoformat(began) if began else None,
+            due=datetime.fromisoformat(told["expected_start_time"]),
+            seconds=told["total_run_time"],
+        )
+
+    @property
+    def gave_way(self) -> bool:
+        """Whether it was cancelled before it began, as the run before it was still at work."""
+        return self.state == "Cancelled" and not self.seconds
 
 
 @dataclass
@@ -37,8 +66,8 @@ class Served:
 
     paused: bool = False
     schedules: list[str] = field(default_factory=list)
-    last: Any = None  # flow runs
-    next: Any = None
+    last: FlowRun | None = None
+    next: FlowRun | None = None
 
 
 def status() -> tuple[str, bool]:
@@ -76,50 +105,52 @@ def reachable() -> str | None:
 
 
 def on_server(api: str) -> dict[str, Served]:
-    """By recipe."""
-    from prefect import get_client
-    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
-    from prefect.client.schemas.sorting import FlowRunSort
+    """By recipe.
+
+    The answers are taken as they come: Prefect's own classes look all time zones of the machine up for every schedule.
+    """
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    flow = FlowFilter.model_validate({"name": {"any_": [FLOW]}})
-    found: dict[UUID, Served] = {}
-    names: dict[UUID, str] = {}
+    flow = {"name": {"any_": [FLOW]}}
+    found: dict[str, Served] = {}
+    names: dict[str, str] = {}
     with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+
+        def ask(what: Any, **wanted: Any) -> list[dict[str, Any]]:
+            answer: list[dict[str, Any]] = client.request("POST", what, json={"flows": flow, **wanted}).json()
+            return answer
+
         offset = 0
-        while page := client.read_deployments(flow_filter=flow, limit=PAGE, offset=offset):
+        while page := ask("/deployments/filter", limit=PAGE, offset=offset):
             offset += len(page)
             for one in page:
-                schedules = [written(schedule.schedule) for schedule in one.schedules if schedule.active]
-                found[one.id], names[one.id] = Served(one.paused, schedules), one.name
+                schedules = [written(schedule["schedule"]) for schedule in one["schedules"] if schedule["active"]]
+                found[one["id"]], names[one["id"]] = Served(one["paused"], schedules), one["name"]
         for attribute, sort, wanted in (
-            ("last", FlowRunSort.START_TIME_DESC, {"start_time": {"is_null_": False}}),
-            ("next", FlowRunSort.EXPECTED_START_TIME_ASC, {"state": {"type": {"any_": ["SCHEDULED"]}}}),
+            ("last", "START_TIME_DESC", {"start_time": {"is_null_": False}}),
+            ("next", "EXPECTED_START_TIME_ASC", {"state": {"type": {"any_": ["SCHEDULED"]}}}),
         ):
             missing = [None, *found]  # first the page of all, then those of which it has none, one by one
             for only in missing:
                 if only is not None and getattr(found[only], attribute) is not None:
                     continue
                 chosen = wanted if only is None else {**wanted, "deployment_id": {"any_": [only]}}
-                runs = client.read_flow_runs(
-                    flow_filter=flow,
-                    flow_run_filter=FlowRunFilter.model_validate(chosen),
-                    sort=sort,
-                    limit=PAGE if only is None else 1,
-                )
-                for run in runs:
-                    if run.deployment_id in found and getattr(found[run.deployment_id], attribute) is None:
-                        setattr(found[run.deployment_id], attribute, run)
+                runs = ask("/flow_runs/filter", flow_runs=chosen, sort=sort, limit=PAGE if only is None else 1)
+                for run in map(FlowRun.of, runs):
+                    served = found.get(run.deployment)
+                    if served is not None and getattr(served, attribute) is None and not run.gave_way:
+                        setattr(served, attribute, run)
                 if only is None and len(runs) < PAGE:
                     break  # these were all that there are
     return {names[id]: one for id, one in found.items()}
 
 
-def written(schedule: Any) -> str:
+def written(schedule: dict[str, Any]) -> str:
     """A schedule of Prefect's in the words of ``Schedule.in_words``."""
-    if hasattr(schedule, "cron"):
-        return f"{schedule.cron} ({schedule.timezone or 'UTC'})"
-    return f"every {schedule.interval.total_seconds():g} s" if hasattr(schedule, "interval") else str(schedule)
+    if "cron" in schedule:
+        return f"{schedule['cron']} ({schedule['timezone'] or 'UTC'})"
+    return f"every {schedule['interval']:g} s" if "interval" in schedule else str(schedule)
 
 
 def told(settings: Recipe, served: Served | None, products: dict[str, list[Event]], ahead: str | None) -> Iterator[str]:
@@ -130,16 +161,15 @@ def told(settings: Recipe, served: Served | None, products: dict[str, list[Event
         return
     yield name
     paused = ", PAUSED" if served is not None and served.paused else ""
-    due = f"; next {moment(served.next.expected_start_time)}" if served and served.next and not paused else ""
+    due = f"; next {moment(served.next.due)}" if served and served.next and not paused else ""
     yield f"  schedule   {(schedule or BY_HAND).in_words()}{paused}{due}"
     if retraining.at_work(name):
         note = retraining.note(name)
         yield f"  at work    since {moment(datetime.fromisoformat(note.began))}" if note else "  at work"
-    if served is not None and served.last is not None:
-        run = served.last
-        message = (run.state.message or "").replace("\n", " ")[:LONGEST]
-        took = f", {run.total_run_time.total_seconds():.0f} s" if run.state.is_final() else ""
-        yield f"  last run   {run.state.name}, {ago(run.start_time)}{took}: {message}"
+    if served is not None and (run := served.last) is not None and run.began is not None:
+        took = f", {run.seconds:.0f} s" if run.is_final else ""
+        message = run.message.replace("\n", " ")[:LONGEST]
+        yield f"  last run   {run.state}, {ago(run.began)}{took}: {message}"
     product = settings.product.name if settings.product else ""
     if product in products and (event := last_decision(products[product], name)) is not None:
         what = f"{product} version {event.version}: {event.kind}, {age(event)}"
@@ -186,9 +216,9 @@ def troubles(settings: Recipe, served: Served | None, is_up: bool) -> Iterator[s
         now = ", ".join(served.schedules) or "none"
         yield f"{name}: the server has another schedule ({now}) than params.yaml; {SERVE} again, or deploy again"
     if served.next is not None and not served.paused:
-        late = (datetime.now(UTC) - served.next.expected_start_time).total_seconds()
+        late = (datetime.now(UTC) - served.next.due).total_seconds()
         if late > PATIENCE and not retraining.at_work(name):
-            yield f"{name} should have started {ago(served.next.expected_start_time)}: nothing serves; {SERVE}"
+            yield f"{name} should have started {ago(served.next.due)}: nothing serves; {SERVE}"
 
 
 def moment(when: datetime) -> str:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aigc_tasks import recipe as recipes
-from aigc_tasks import retraining, servers, tracking
+from aigc_tasks import retraining, servers
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import suggestion
 from aigc_tasks.promote import registry
@@ -80,7 +80,7 @@ def status() -> tuple[str, bool]:
             settings[name] = recipes.recipe(name)
         except UserError as error:
             stuck.append(f"{name} is broken: {str(error).splitlines()[0]}")
-    known = registry.ledgers(tracking.open_client())
+    known = registry.ledgers()
     products = {
         name: known[name] for name in known if name in {one.product.name for one in settings.values() if one.product}
     }

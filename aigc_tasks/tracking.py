@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,32 @@ def anchor(store: Path) -> None:
                 )
         database.close()
     layout.replace(note, now)
+
+
+def registered_tags(prefix: str) -> dict[str, dict[str, str]]:
+    """Of every registered model the tags whose keys begin like that.
+
+    Those of this checkout are read from its database: MLflow gives the same, but to import it alone takes two seconds.
+    """
+    found: dict[str, dict[str, str]] = {}
+    folder = store()
+    if folder is None:
+        client, token = open_client(), None
+        while True:
+            page = client.search_registered_models(max_results=1000, page_token=token)
+            for model in page:
+                found[model.name] = {key: value for key, value in model.tags.items() if key.startswith(prefix)}
+            if not (token := page.token):
+                return found
+    path = folder / "mlflow.db"
+    if path.exists():
+        table = "registered_model_tags"
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone():
+                rows = database.execute(f"SELECT name, key, value FROM {table} WHERE key GLOB ?", [f"{prefix}*"])  # noqa: S608
+                for name, key, value in rows:
+                    found.setdefault(name, {})[key] = value
+    return found
 
 
 def find_run(client: MlflowClient, fingerprint: str) -> str | None:

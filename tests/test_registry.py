@@ -113,12 +113,26 @@ def test_a_version_that_somebody_deletes_leaves_the_others_in_order(product: Pro
     assert product.record("promote", 1, 2, "again")
 
 
+def test_the_ledgers_in_the_database_are_those_that_mlflow_gives(
+    product: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, champion in ((1, None), (2, 1)):
+        assert product.record("promote", version, champion, "Ü%_*")
+    read = registry.ledgers()
+    assert [(one.kind, one.version, one.reason) for one in read["numbers"]] == [
+        ("promote", 1, "Ü%_*"),
+        ("promote", 2, "Ü%_*"),
+    ]
+    monkeypatch.setattr(tracking, "store", lambda: None)  # as if a server kept them
+    assert registry.ledgers() == read
+
+
 def test_what_others_have_registered_is_left_alone(product: Product) -> None:
     client = product.client
     client.create_registered_model("theirs")
     client.create_model_version("theirs", f"models:/{client.create_logged_model('0').model_id}")
     client.set_registered_model_alias("theirs", "champion", "1")
-    assert registry.names(client) == []
+    assert registry.ledgers() == {}
     with (
         pytest.raises(UserError, match="'theirs' has versions that `aigc promote` did not make"),
         Product(client, "theirs").changing(),

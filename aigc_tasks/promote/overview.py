@@ -23,7 +23,7 @@ UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 def products(name: str | None = None) -> str:
     """Every product, or one with its history: champion, challenger, quality, age, data, and whether it still holds."""
     client = tracking.open_client()
-    names = registry.names(client) if name is None else [name]
+    names = list(registry.ledgers()) if name is None else [name]
     if not names:
         return "nothing is registered yet; next: aigc promote RECIPE"
     return "\n\n".join(told(Product(client, one), HISTORY if name is None else None) for one in names)

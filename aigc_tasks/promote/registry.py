@@ -153,7 +153,7 @@ class Product:
     def model(self) -> Any:
         found = self.found()
         if found is None:
-            known = names(self.client)
+            known = list(ledgers())
             mend = suggestion(self.name, known) if known else "none is registered yet; first: aigc promote RECIPE"
             raise UserError(f"there is no product {self.name!r}; {mend}")
         return found
@@ -253,20 +253,10 @@ def events_in(tags: dict[str, str]) -> list[Event]:
     return [Event(**json.loads(tags[key])) for key in sorted(key for key in tags if key.startswith(LEDGER))]
 
 
-def ledgers(client: MlflowClient) -> dict[str, list[Event]]:
+def ledgers() -> dict[str, list[Event]]:
     """Every product's ledger by its name: the registered models that have one."""
-    found: dict[str, list[Event]] = {}
-    token = None
-    while True:
-        page = client.search_registered_models(max_results=1000, page_token=token)
-        found |= {model.name: events for model in page if (events := events_in(model.tags))}
-        if not (token := page.token):
-            return dict(sorted(found.items()))
-
-
-def names(client: MlflowClient) -> list[str]:
-    """Every product, by name."""
-    return list(ledgers(client))
+    tags = tracking.registered_tags(LEDGER)
+    return {name: events for name in sorted(tags) if (events := events_in(tags[name]))}
 
 
 def named(address: str) -> tuple[str, str]:

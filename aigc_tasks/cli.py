@@ -449,6 +449,6 @@ def deploy() -> None:
 
 
 def main() -> None:
-    gc.set_threshold(100_000, 20, 100)  # importing Prefect and MLflow makes a million objects that stay
+    gc.set_threshold(100_000)  # importing Prefect and MLflow makes a million objects that stay
     atexit.register(gc.freeze)  # nor does Python look for rubbish among them at the end
     app()

@@ -136,7 +136,7 @@ def on_server(api: str) -> dict[str, Served]:
                 if only is not None and getattr(found[only], attribute) is not None:
                     continue
                 chosen = wanted if only is None else {**wanted, "deployment_id": {"any_": [only]}}
-                runs = ask("/flow_runs/filter", flow_runs=chosen, sort=sort, limit=PAGE if only is None else 1)
+                runs = ask("/flow_runs/filter", flow_runs=chosen, sort=sort, limit=PAGE)
                 for run in map(FlowRun.of, runs):
                     served = found.get(run.deployment)
                     if served is not None and getattr(served, attribute) is None and not run.gave_way:

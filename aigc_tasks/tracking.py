@@ -117,8 +117,7 @@ def registered_tags(prefix: str) -> dict[str, dict[str, str]]:
     Those of this checkout are read from its database: MLflow gives the same, but to import it alone takes two seconds.
     """
     found: dict[str, dict[str, str]] = {}
-    folder = store()
-    if folder is None:
+    if store() is None:
         client, token = open_client(), None
         while True:
             page = client.search_registered_models(max_results=1000, page_token=token)
@@ -126,10 +125,10 @@ def registered_tags(prefix: str) -> dict[str, dict[str, str]]:
                 found[model.name] = {key: value for key, value in model.tags.items() if key.startswith(prefix)}
             if not (token := page.token):
                 return found
-    path = folder / "mlflow.db"
+    path = Path(tracking_uri().removeprefix(SQLITE))
     if path.exists():
         table = "registered_model_tags"
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             if database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone():
                 rows = database.execute(f"SELECT name, key, value FROM {table} WHERE key GLOB ?", [f"{prefix}*"])  # noqa: S608
                 for name, key, value in rows:

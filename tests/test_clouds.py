@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import io
 import json
 import re
-import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,28 +19,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
-import numpy as np
 import pytest
-from PIL import Image
+from test_remote import listening, png, zipped
 
-from aigc_tasks.acquire import intake, raw, store
+from aigc_tasks.acquire import intake, raw, remote, store
 from aigc_tasks.errors import UserError
 
 COMMIT = "a" * 40
-
-
-def png(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return file.getvalue()
 
 
 class Cloud(Protocol):
@@ -89,27 +68,9 @@ class Bucket:
 
 @contextmanager
 def emulator(folder: Path) -> Iterator[Bucket]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
-    command = [program, "start", "--host", "127.0.0.1", "--port", str(port), "-M", "--default-bucket", "pictures"]
-    log = folder / "log"
-    with open(log, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        while not answers(port):
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        yield Bucket(f"http://127.0.0.1:{port}", log)
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0
+    options = ("start", "--in-memory", "--default-bucket", "pictures", "--host")
+    with listening(folder / "log", "gcp-storage-emulator", *options) as url:
+        yield Bucket(url, folder / "log")
 
 
 # The Hub
@@ -256,6 +217,8 @@ def test_what_the_cloud_does_not_have_is_said_in_one_line(
         assert "`source` in params.yaml" in str(error.value)
     assert list(cloud.source().entries(tmp_path / "work"))
     assert capfd.readouterr().err.count("\n") == 0  # nor does a package print its own mind
+    if isinstance(cloud, Bucket):  # the other class of gcsfs asks another service before every file
+        assert type(remote.filesystem("gs://pictures", cloud.source().options)[0]).__module__ == "gcsfs.core"
 
 
 def test_a_busy_hub_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,18 +381,24 @@ class Bucket:
 
 @contextmanager
 def started(folder: Path, **env: str) -> Iterator[Bucket]:
+    with listening(folder / "log", "moto_server", "-H", **env) as url:
+        yield Bucket(url, folder / "log")
+
+
+@contextmanager
+def listening(log: Path, program: str, *options: str, **env: str) -> Iterator[str]:
+    """A server from this environment on a free port, from when it answers; ``options`` end with that for the host."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = folder / "log"
-    command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
+    command = [str(Path(sys.executable).with_name(program)), *options, "127.0.0.1", "--port", str(port)]
     with open(log, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **env})
     try:
         while not answers(port):
             assert process.poll() is None, log.read_text()
             time.sleep(0.05)
-        yield Bucket(f"http://127.0.0.1:{port}", log)
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()

@@ -336,7 +336,7 @@ def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
             retries = {"mode": "standard", "max_attempts": len(PAUSES) + 1}
             options["config_kwargs"] = {"retries": retries, **options.get("config_kwargs", {})}
             options.setdefault("max_concurrency", 1)  # with more it asks for a file's size before it asks for the file
-        if protocol in ("gs", "gcs"):
+        if protocol in PATIENT:
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # a traceback for what is said in one line here
         return fsspec.filesystem(protocol, **options), url
     except ImportError:
@@ -351,7 +351,7 @@ def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
 
 def retried(action: Callable[[], T], url: str) -> T:
     """What ``action`` gives, after up to three more tries where waiting can help; raises ``Unreachable``."""
-    pauses = () if urlsplit(url).scheme in PATIENT else PAUSES
+    pauses = () if urlsplit(url).scheme.lower() in PATIENT else PAUSES
     for pause in (*pauses, None):
         try:
             return action()

@@ -19,7 +19,7 @@ from test_flows import ask, wait_for_run
 from test_kills import wait_for
 from test_retrain import checkpointed, kept, slowly
 
-from aigc_tasks import lifeline
+from aigc_tasks import lifeline, servers, status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -175,6 +175,25 @@ def test_prefect_yaml_has_the_schedules_and_a_worker_runs_them(alone: Project, f
         finally:
             lifeline.stop(worker)
         assert run["state_name"] == "Completed"
+
+
+def test_a_start_that_made_way_does_not_hide_the_run_at_work(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    port = servers.free_port(0)
+    api = f"http://127.0.0.1:{port}/api"
+    with servers.prefect(port, "--no-ui"):
+        assert status.on_server(api) == {}
+        flow = ask(api, "/flows/", {"name": "retrain"})["id"]
+        limit = {"concurrency_limit": 1, "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
+        deployment = ask(api, "/deployments/", {"name": "digits-gan", "flow_id": flow, **limit})["id"]
+        first, second = (ask(api, f"/deployments/{deployment}/create_flow_run", {})["id"] for _ in range(2))
+        for run, state in ((first, "PENDING"), (first, "RUNNING"), (second, "PENDING")):
+            ask(api, f"/flow_runs/{run}/set_state", {"state": {"type": state}})
+        assert sorted(states(api)) == ["Cancelled", "Running"], "as Prefect has it both have a start"
+        last = status.on_server(api)["digits-gan"].last
+        assert last is not None
+        assert last.state == "Running"
 
 
 def test_the_prefect_yaml_of_the_project_is_that_of_its_params_yaml(project: Project) -> None:

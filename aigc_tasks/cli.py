@@ -450,5 +450,5 @@ def deploy() -> None:
 
 def main() -> None:
     gc.set_threshold(100_000)  # importing Prefect and MLflow makes a million objects that stay
-    atexit.register(gc.freeze)  # nor does Python look for rubbish among them at the end
+    atexit.register(stage.leave_rubbish)
     app()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import signal
 import sqlite3
 import sys
@@ -46,6 +48,12 @@ def terminate(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + signum)
 
 
+def leave_rubbish() -> None:
+    """At the end do not look for it among all that was imported; torch's compiler complains of what it finds left."""
+    if "torch" not in sys.modules:
+        gc.freeze()
+
+
 def main(function: Callable[[str], None]) -> None:
     """Run ``function(name)`` with the name from the command line; exit with 1 and one line on a user's error."""
     name = function.__name__
@@ -53,6 +61,7 @@ def main(function: Callable[[str], None]) -> None:
         sys.exit(f"usage: python -m aigc_tasks.{name} NAME")
     signal.signal(signal.SIGTERM, terminate)  # so that `finally` runs: a stage ends, it does not vanish
     lifeline.end_with_dvc()
+    atexit.register(leave_rubbish)
     began = time.monotonic()
     try:
         function(sys.argv[1])

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
-TIMEOUT = 300
+TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ by a factor of four
 
 
 @dataclass

@@ -59,7 +59,7 @@ def postgres_programs() -> Path:
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not ready():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

@@ -115,7 +115,7 @@ def test_the_uis_are_served_on_loopback_and_a_taken_port_is_replaced(done: Proje
         again = done.run("aigc", "run", "digits-gan")
         assert again.returncode == 0, again.stderr
         ui.send_signal(signal.SIGTERM)
-        ui.communicate(timeout=30)
+        ui.communicate(timeout=120)
         for each in ports:
             with socket.socket() as probe:
                 assert probe.connect_ex(("127.0.0.1", each)) != 0

@@ -708,7 +708,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(project: Project, many
         *(sys.executable, "-m", f"aigc_tasks.{stage}", "wild"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     lines = [line for line in output.splitlines() if not line.startswith("\x1e")]
     assert process.returncode == 1
     assert len(lines) == 1, output

@@ -70,7 +70,7 @@ def test_kill_9_leaves_no_orphan_and_resumes_to_the_same_bytes(
     process = find(untrained, victim)
     assert process is not None
     process.kill()
-    output, _ = flow.communicate(timeout=60)
+    output, _ = flow.communicate(timeout=180)
     assert flow.returncode != 0
     assert "Traceback" not in output
     wait_for(lambda: not processes_of(untrained), 15)
@@ -94,7 +94,7 @@ def test_a_flow_that_is_asked_to_stop_stops_its_stage(
     )
     wait_for(lambda: checkpointed(untrained))
     flow.send_signal(sign)
-    output, _ = flow.communicate(timeout=60)
+    output, _ = flow.communicate(timeout=180)
     assert flow.returncode not in (0, None)
     assert not processes_of(untrained)
     assert "Traceback" not in output
@@ -110,7 +110,7 @@ def test_kill_9_of_dvc_started_by_hand_takes_the_stage_along(finished: Project, 
     dvc = untrained.start("dvc", "repro")
     wait_for(lambda: checkpointed(untrained))
     dvc.kill()
-    dvc.communicate(timeout=30)
+    dvc.communicate(timeout=120)
     wait_for(lambda: not processes_of(untrained), 15)
     untrained.check("dvc", "repro")
     assert untrained.hashes() == finished.hashes()
@@ -142,7 +142,7 @@ def test_cancel_in_prefects_ui_stops_the_work(untrained: Project, prefect_api: s
     flow_run = f"{prefect_api}/flow_runs/{run.data.tags['prefect.flow_run_id']}"
     body = json.dumps({"state": {"type": "CANCELLING"}}).encode()
     urllib.request.urlopen(urllib.request.Request(f"{flow_run}/set_state", body, {"Content-Type": "application/json"}))
-    output, _ = flow.communicate(timeout=60)
+    output, _ = flow.communicate(timeout=180)
     assert flow.returncode == 1
     assert output.splitlines()[-1] == "error: cancelled; run again to go on from the last checkpoint"
     assert not processes_of(untrained)
@@ -155,7 +155,7 @@ def test_two_flows_in_one_folder_take_turns(finished: Project, untrained: Projec
     first = untrained.start("aigc", "run", "digits-gan")
     wait_for(lambda: find(untrained, "stage"))
     second = untrained.run("aigc", "run", "digits-gan")
-    first.communicate(timeout=120)
+    first.communicate(timeout=300)
     assert first.returncode == second.returncode == 0, second.stderr
     assert "waiting for digits-gan (process" in second.stderr + second.stdout
     assert untrained.hashes() == finished.hashes()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aigc_tasks.networks.layers import Attention, resolutions, zero
+from aigc_tasks.networks.layers import Attention, Pointwise, resolutions, zero
 
 SLOPE = 0.2
 ATTENTION = 16  # pixels a side of the largest feature map that attends to itself, where attention is asked for
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         self.start = nn.Linear(inputs, widths[-1] * sizes[-1][0] * sizes[-1][1])
         stack: list[nn.Module] = [Block(widths[-1])]
         for wide, narrow, size in zip(widths[:0:-1], widths[-2::-1], sizes[-2::-1], strict=True):
-            stack += [nn.Conv2d(wide, narrow, 1), nn.Upsample(scale_factor=2), Block(narrow)]
+            stack += [Pointwise(wide, narrow), nn.Upsample(scale_factor=2), Block(narrow)]
             if attention and max(size) <= ATTENTION:
                 stack.append(Attention(narrow, normal=False))
         self.blocks = nn.Sequential(*stack)
@@ -87,7 +87,7 @@ class Trunk(nn.Module):
         self.start = nn.Conv2d(shape[0], widths[0], 3, padding=1)
         stack: list[nn.Module] = [Block(widths[0])]
         for (narrow, wide), size in zip(itertools.pairwise(widths), sizes[1:], strict=True):
-            stack += [nn.AvgPool2d(2), nn.Conv2d(narrow, wide, 1), Block(wide)]
+            stack += [nn.AvgPool2d(2), Pointwise(narrow, wide), Block(wide)]
             if attention and max(size) <= ATTENTION:
                 stack.append(Attention(wide, normal=False))
         self.blocks = nn.Sequential(*stack)

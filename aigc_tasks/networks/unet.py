@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc_tasks.errors import UserError
-from aigc_tasks.networks.layers import Attention, normalisation, resolutions, zero
+from aigc_tasks.networks.layers import Attention, Dropout, Pointwise, normalisation, resolutions, zero
 
 WIDEST = 4  # times ``width``: channels double at every halving up to here
 BLOCKS = 1  # per resolution, on the way down; one more on the way up
@@ -88,9 +88,9 @@ class Block(nn.Module):
         self.first = nn.Sequential(normalisation(inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
         self.normal = normalisation(outputs)
         self.told = nn.Linear(told, 2 * outputs)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
         self.second = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
-        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.skip = Pointwise(inputs, outputs) if inputs != outputs else nn.Identity()
         self.attention = Attention(outputs) if attends else None
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from aigc_tasks.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second, which who only asks for a digest need not wait
 
 SPLITS = ("train", "val", "test")
 DIGITS = 18  # of a class's number at most; what is longer is a name made of digits
@@ -47,12 +50,16 @@ def in_order(labels: set[str]) -> list[str]:
 
 def keys(hashes: pd.Series) -> pd.Series:
     """The first 64 bits of hashes in hex, 0 where there is none: to find equal ones takes a tenth of the memory."""
+    import pandas as pd
+
     numbers = (int(one[:16], 16) if isinstance(one, str) else 0 for one in hashes)
     return pd.Series(np.fromiter(numbers, np.uint64, len(hashes)), hashes.index)
 
 
 def load(folder: Path) -> Clean:
     """The arrays and labels in ``folder``; raises ``UserError`` if they are not there."""
+    import pandas as pd
+
     try:
         manifest = pd.read_parquet(folder / "manifest.parquet")
         images = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}

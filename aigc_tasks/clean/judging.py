@@ -42,12 +42,11 @@ def prepare() -> None:
 def judge(name: str, knobs: Knobs, found: pa.Table, paths: list[Path]) -> None:
     """Write ``data/clean/NAME`` and ``reports/data/NAME.html``.
 
-    ``found`` has a row per entry, in the order of the ids; its column ``chunk`` says which of ``paths`` the pixels
-    belong to. Raises ``UserError`` where too little is left.
+    ``found``, which is used up, has a row per entry, in the order of the ids; its column ``chunk`` says which of
+    ``paths`` the pixels belong to. Raises ``UserError`` where too little is left.
     """
     memory = pa.default_memory_pool()
     rows = found.to_pandas(split_blocks=True, self_destruct=True, types_mapper=NULLABLE.get)
-    del found
     parts = Parts(paths, rows["chunk"].to_numpy(), rows["place"].to_numpy())
     memory.release_unused()  # here and below: C's library would keep what is free for the next of the same size
     brought = rows["split"].isin(["val", "test"])

@@ -20,6 +20,11 @@ SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ by a factor of four
 
 
+def error(output: str) -> str:
+    """The line of a command's output that says what went wrong; Prefect may have something to say after it."""
+    return next(line for line in reversed(output.splitlines()) if line.startswith("error: "))
+
+
 @dataclass
 class Project:
     """A checkout, and the environment a user's shell has in it."""

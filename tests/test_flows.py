@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
+from conftest import Project, error
 
 from aigc_tasks import lifeline
 
@@ -114,6 +114,6 @@ def test_a_stage_that_cannot_work_ends_the_flow_with_its_own_line(project: Proje
     project.edit(lambda p: p["datasets"]["mnist"]["acquire"].update(source="nowhere"))
     done = project.run("aigc", "run", "mnist-mlpgan")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: acquire@mnist: nowhere: no such folder; set `source`")
+    assert error(done.stderr).startswith("error: acquire@mnist: nowhere: no such folder; set `source`")
     assert "Traceback" not in done.stderr + done.stdout
     assert done.stdout.count("Running stage") + done.stderr.count("Running stage") == 1, "a retry cannot help here"

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Project
+from conftest import Project, error
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +144,7 @@ def test_cancel_in_prefects_ui_stops_the_work(untrained: Project, prefect_api: s
     urllib.request.urlopen(urllib.request.Request(f"{flow_run}/set_state", body, {"Content-Type": "application/json"}))
     output, _ = flow.communicate(timeout=180)
     assert flow.returncode == 1
-    assert output.splitlines()[-1] == "error: cancelled; run again to go on from the last checkpoint"
+    assert error(output) == "error: cancelled; run again to go on from the last checkpoint"
     assert not processes_of(untrained)
     with urllib.request.urlopen(flow_run) as answer:
         assert json.load(answer)["state"]["type"] == "CANCELLED"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
+from conftest import Project, error
 from market import PRODUCT, aliases, events
 
 from aigc_tasks import servers, tracking
@@ -251,7 +251,7 @@ def test_on_a_server_that_keeps_the_artifacts(market: Project, tmp_path: Path) -
     market.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"  # by default MLflow is patient with a server that is gone
     done = market.run("aigc", "products")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: MLflow: ")
+    assert error(done.stderr).startswith("error: MLflow: ")
     assert "Traceback" not in done.stderr
 
 

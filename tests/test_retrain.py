@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Project
+from conftest import Project, error
 from pictures import FIRST, GROWN, draw
 from PIL import Image
 from ruamel.yaml import YAML
@@ -156,7 +156,7 @@ def test_a_source_that_is_gone_ends_it_with_the_stages_own_line(trained: Project
     shutil.rmtree(trained.path / "pictures")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
-    assert re.match(r"error: acquire@digits: .*pictures: no such folder or file; ", done.stderr.splitlines()[-1])
+    assert re.match(r"error: acquire@digits: .*pictures: no such folder or file; ", error(done.stderr))
     assert "Traceback" not in done.stderr + done.stdout
     assert "tried again" not in done.stderr + done.stdout, "waiting cannot help"
     assert branches(trained) == ""
@@ -235,7 +235,7 @@ def test_it_ends_when_its_time_is_up(trained: Project) -> None:
     trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"time_limit": 0.4, "retries": 2}))
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: its time limit is up")
+    assert error(done.stderr).startswith("error: its time limit is up")
     run, _, _ = last_run(trained)
     assert (run["state_type"], run["state_name"]) == ("FAILED", "TimedOut")
     assert at_work(trained, "aigc_tasks.train") is None
@@ -299,12 +299,12 @@ def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
     trained.check("git", "switch", "--quiet", "--create", "retrain/digits-gan")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: the checkout is on branch retrain/digits-gan")
+    assert error(done.stderr).startswith("error: the checkout is on branch retrain/digits-gan")
     shutil.rmtree(trained.path / ".git")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: git")
+    assert error(done.stderr).startswith("error: git")
 
 
 def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

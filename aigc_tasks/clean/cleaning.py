@@ -8,7 +8,6 @@ and a few chunks, however many samples there are. Results depend on the entries 
 from __future__ import annotations
 
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 
 from aigc_tasks import layout
 from aigc_tasks.acquire import raw
-from aigc_tasks.clean import Knobs, looking
+from aigc_tasks.clean import Knobs, judging, looking
 from aigc_tasks.recipe import dataset
 
 
@@ -24,19 +23,7 @@ def clean(name: str) -> None:
     """The stage: ``data/raw/NAME`` to ``data/clean/NAME`` and ``reports/data/NAME.html``."""
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it was given for good
     knobs = dataset(name).clean
-    beside = Thread(target=prepare)  # takes two seconds, in which pictures are looked at already
-    beside.start()
-    found, paths = table(layout.raw(name), knobs, layout.LOCAL / "clean" / name, f"clean {name}")
-    beside.join()
-    from aigc_tasks.clean import judging
-
-    judging.judge(name, knobs, found, paths)
-
-
-def prepare() -> None:
-    from aigc_tasks.clean import judging
-
-    judging.prepare()
+    judging.judge(name, knobs, *table(layout.raw(name), knobs, layout.LOCAL / "clean" / name, f"clean {name}"))
 
 
 def table(folder: Path, knobs: Knobs, work: Path, label: str) -> tuple[pa.Table, list[Path]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import compress
 from pathlib import Path
 from typing import IO
@@ -29,14 +29,6 @@ NULLABLE = {pa.int32(): pd.Int32Dtype(), pa.int8(): pd.Int8Dtype()}  # what a pi
 SHOWN = 8  # examples of one reason in the report
 PAIRED = 12  # pairs of near duplicates there
 DIGITS = 3  # of a distance; the last bits depend on how many are computed at once
-
-
-def prepare() -> None:
-    """What pandera and jinja put off until they are first used, which takes half a second, before it is waited for."""
-    report.template()
-    nothing = pd.DataFrame({name: pd.Series(dtype=str) for name in COLUMNS})
-    with suppress(AssertionError):
-        schema.validated(nothing)
 
 
 def judge(name: str, knobs: Knobs, found: pa.Table, paths: list[Path]) -> None:

@@ -14,13 +14,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, Template
+from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from aigc_tasks.clean.arrays import SPLITS, in_order, keys
@@ -120,18 +119,6 @@ def overlap(manifest: pd.DataFrame) -> dict[str, int]:
     }
 
 
-@cache
-def template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "visible": visible, "shortened": shortened, "share": share, "hash": hashed, "embedded": embedded,
-        "number": "{:,}".format,
-    }  # fmt: skip
-    return environment.get_template("report.jinja")
-
-
 def page(
     name: str,
     manifest: pd.DataFrame,
@@ -146,9 +133,16 @@ def page(
     before ("added", "changed", "removed"); None in the first version. ``trouble``: why the stage failed, if it did; the
     manifest may lack its splits then.
     """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "visible": visible, "shortened": shortened, "share": share, "hash": hashed, "embedded": embedded,
+        "number": "{:,}".format,
+    }  # fmt: skip
     dropped, flagged = found(manifest)
     twins = {twin for _, _, twin, _ in pictures.pairs}
-    return template().render(
+    return environment.get_template("report.jinja").render(
         name=name,
         trouble=trouble,
         divided=bool(manifest["split"].notna().any()),

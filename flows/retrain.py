@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import import_module
 from threading import Thread
 
 from prefect import State, flow, get_run_logger
@@ -151,8 +150,14 @@ def account(settings: Recipe, state: State, because: str, own: str | None) -> st
 def acquire_again(settings: Recipe) -> State:
     targets = graph.stages(settings.name, settings.dataset.name)["acquire"]
     reasons = [f"{target}: its source may have changed" for target in targets]
-    beside = Thread(target=lambda: [import_module(name) for name in ("dvc.repo", "mlflow")])
-    beside.start()  # it takes three seconds, in which this process would only wait
+    beside = Thread(target=import_ahead)
+    beside.start()
     state = STEPS["acquire"](settings, targets, reasons, force=True, return_state=True)
     beside.join()
     return state
+
+
+def import_ahead() -> None:
+    """What is needed once the source was read; till then this process would only wait."""
+    import dvc.repo  # noqa: F401
+    import mlflow  # noqa: F401

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from aigc_tasks import acquire, catalogue, clean, layout, recipe
-from aigc_tasks.acquire import archives, intake, raw, remote, torchvision
+from aigc_tasks.acquire import archives, downloading, intake, places, raw, torchvision
 from aigc_tasks.clean import decoding, looking, splitting
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
@@ -80,13 +80,13 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
         section.setdefault("labels", bool(look.labels))
     cleaning = suited(look, size)
     catalogue.put({"datasets": {name: {"acquire": section, "clean": cleaning, "features": {}}}})
-    head = f"{name}  {remote.shown(place) if remote.is_url(place) else place}, of kind {section['kind']}"
+    head = f"{name}  {places.shown(place) if places.is_url(place) else place}, of kind {section['kind']}"
     return f"{head}\n{said(look)}\n\n{following(name, look, cleaning)}"
 
 
 def from_project(place: str, stand: Path) -> str:
     """A path that is meant from the folder ``stand``, as it is called in the project folder, in which we work."""
-    if remote.is_url(place) or place.startswith("~") or Path(place).is_absolute() or stand == Path.cwd():
+    if places.is_url(place) or place.startswith("~") or Path(place).is_absolute() or stand == Path.cwd():
         return place
     return os.path.relpath(stand / place)
 
@@ -107,7 +107,7 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
         return {"kind": "torchvision", **as_kind(place, stand, "torchvision")}
     path = Path(from_project(place, stand)).expanduser()
     kind: str | None
-    if remote.is_url(place):
+    if places.is_url(place):
         kind = by_name(urlsplit(place).path) or "store"
         kind = "store" if kind == "folder" else kind
     elif path.is_dir():
@@ -147,7 +147,7 @@ def mirror_of(folder: Path) -> str | None:
     """The set of torchvision's whose files, as published, are in the folder."""
     present = {file.name for file in folder.iterdir()}
     for name, published in torchvision.SETS.items():
-        wrong = (remote.mismatch(folder / file, {"md5": md5}) for file, md5 in published.files.items())
+        wrong = (downloading.mismatch(folder / file, {"md5": md5}) for file, md5 in published.files.items())
         if published.files.keys() <= present and not any(wrong):
             return name
     return None

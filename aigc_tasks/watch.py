@@ -19,7 +19,7 @@ from uuid import UUID, uuid4, uuid5
 
 from aigc_tasks import layout, servers
 from aigc_tasks import recipe as recipes
-from aigc_tasks.acquire import Entry, remote
+from aigc_tasks.acquire import Entry, places
 from aigc_tasks.acquire.raw import content_hash
 from aigc_tasks.errors import UserError
 from aigc_tasks.recipe import Dataset, as_dict
@@ -151,7 +151,7 @@ class Watched:
 def listed(dataset: Dataset, before: Listing) -> Listing:
     """Everything the source offers; only what has another stamp than ``before`` is read, and nothing that is remote."""
     kind, source = dataset.acquire.kind, str(getattr(dataset.acquire, "source", ""))
-    near = kind != "urls" and not remote.is_url(source)
+    near = kind != "urls" and not places.is_url(source)
     found: Listing = {}
     for entry in dataset.acquire.entries(layout.LOCAL / "watch" / f"{dataset.name}.work"):
         known = before.get(entry.id)

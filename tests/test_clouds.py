@@ -222,7 +222,7 @@ def test_what_the_cloud_does_not_have_is_said_in_one_line(
 
 
 def test_a_busy_hub_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aigc_tasks.acquire.remote.PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr("aigc_tasks.acquire.unreachable.PAUSES", (0.01, 0.02, 0.04))
     with hub() as one:
         one.put({"set/1.png": png(1)})
         one.refusals = 2
@@ -252,7 +252,7 @@ def test_a_cloud_that_lets_nobody_in(protocol: str, status: int, words: str, tmp
 @pytest.mark.parametrize("protocol", ["gs", "hf"])
 def test_a_cloud_that_is_down(protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Google's package tries again on its own: ours are not added to its half minute."""
-    monkeypatch.setattr("aigc_tasks.acquire.remote.PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr("aigc_tasks.acquire.unreachable.PAUSES", (0.01, 0.02, 0.04))
     monkeypatch.setattr("random.random", lambda: -64.0)  # which is not waited for here
     with pytest.raises(UserError, match="connection refused; check the network") as error:
         list(elsewhere(protocol, "http://127.0.0.1:9").entries(tmp_path))

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigc_tasks import layout
-from aigc_tasks.acquire import Entry, Source, archives, raw, remote
+from aigc_tasks.acquire import Entry, Source, archives, places, raw
 from aigc_tasks.errors import UserError
 from aigc_tasks.progress import progress
 
@@ -97,7 +97,7 @@ def public(knobs: Any) -> Any:
         return {name: public(knob) for name, knob in knobs.items() if knob is not None}
     if isinstance(knobs, list):
         return [public(knob) for knob in knobs]
-    return remote.shown(knobs) if isinstance(knobs, str) and remote.is_url(knobs) else knobs
+    return places.shown(knobs) if isinstance(knobs, str) and places.is_url(knobs) else knobs
 
 
 def sweep(folder: Path) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from aigc_tasks import layout
-from aigc_tasks.acquire import Entry, archives, remote
+from aigc_tasks.acquire import Entry, archives, downloading, places
 from aigc_tasks.errors import UserError
 
 FILE = ("file", "filename", "filepath", "path", "image", "imageid", "imagename", "imagepath", "img", "picture", "id")
@@ -38,7 +38,7 @@ def read(place: str, options: dict[str, Any] | None = None) -> dict[str, Told]:
     one of files (``file``, ``path``, ``image_id`` …), one of labels (``label``, ``class`` …), one of splits if there
     is one. ``find`` looks a file up in what is returned.
     """
-    content, place = fetched(place, options), remote.shown(place) if remote.is_url(place) else place
+    content, place = fetched(place, options), places.shown(place) if places.is_url(place) else place
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -68,9 +68,9 @@ def read(place: str, options: dict[str, Any] | None = None) -> dict[str, Told]:
 
 
 def fetched(place: str, options: dict[str, Any] | None) -> bytes:
-    if remote.is_url(place):
+    if places.is_url(place):
         with TemporaryDirectory() as folder:
-            return remote.download(place, Path(folder), options=options).read_bytes()
+            return downloading.download(place, Path(folder), options=options).read_bytes()
     try:
         with archives.regular(layout.outside(place)) as file:
             return file.read()
@@ -135,7 +135,7 @@ def applied(entries: Iterator[Entry], place: str, options: dict[str, Any] | None
     A split that the CSV does not tell stays as the source tells it.
     """
     told = read(place, options)
-    file = remote.name(place) if remote.is_url(place) else Path(place).name
+    file = places.name(place) if places.is_url(place) else Path(place).name
     flaw, named, example = f"no label in {file}", 0, None
     for entry in entries:
         one = find(told, entry.id)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_tasks import layout
-from aigc_tasks.acquire import Entry, archives, folder, remote
+from aigc_tasks.acquire import Entry, archives, downloading, folder, places, remote
 from aigc_tasks.acquire.labels import SPLITS
 from aigc_tasks.errors import UserError
 
@@ -71,33 +71,33 @@ def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work
     files are downloaded into ``work`` as they are asked for, and stay there: the next time only those that changed are
     fetched.
     """
-    path = remote.local(source)
-    source = str(path) if path else source if remote.is_url(source) else str(layout.outside(source))
-    places = list(islice(expanded(source), MOST + 1))
-    if len(places) > MOST:
+    path = places.local(source)
+    source = str(path) if path else source if places.is_url(source) else str(layout.outside(source))
+    every = list(islice(expanded(source), MOST + 1))
+    if len(every) > MOST:
         raise UserError(f"{source}: stands for more than {MOST:,} files; set `source` in params.yaml to their folder")
-    root = source.partition("{")[0].rpartition("/")[0] if places != [source] else None
+    root = source.partition("{")[0].rpartition("/")[0] if every != [source] else None
     used, empty = set(), True
-    for place in places:
-        listed = remote_files(place, endings, options) if remote.is_url(place) else local_files(place, endings)
+    for place in every:
+        listed = remote_files(place, endings, options) if places.is_url(place) else local_files(place, endings)
         for below, location, flaw in listed:
             empty = False
             if root is not None:
                 above = place.removeprefix(root).strip("/")
             else:
-                above = "" if below else remote.name(place) if remote.is_url(place) else Path(place).name
+                above = "" if below else places.name(place) if places.is_url(place) else Path(place).name
             name = archives.spelled("/".join(filter(None, (above, below))))
             file = Path(location)
-            if remote.is_url(location):  # in a folder of its own: files of one name may come from several places
+            if places.is_url(location):  # in a folder of its own: files of one name may come from several places
                 copy = work / "shards" / hashlib.sha256(location.encode()).hexdigest()[:16]
                 used.add(copy)
-                file = remote.download(location, copy, options=options)
+                file = downloading.download(location, copy, options=options)
             split = next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
             yield Shard(name, file, "" if flaw else archives.stamp(file), split, flaw)
     for stale in set((work / "shards").glob("*")) - used:
         shutil.rmtree(stale)
     if empty:
-        source = remote.shown(source) if remote.is_url(source) else source
+        source = places.shown(source) if places.is_url(source) else source
         raise UserError(f"{source}: holds no file that ends in {' or '.join(endings)}; set `source` in params.yaml")
 
 
@@ -141,7 +141,7 @@ def local_files(place: str, endings: tuple[str, ...]) -> Iterator[Found]:
 
 def remote_files(url: str, endings: tuple[str, ...], options: dict[str, Any]) -> Iterator[Found]:
     """Each file below ``url``, or the file at ``url``."""
-    if remote.name(url).lower().endswith(endings):
+    if places.name(url).lower().endswith(endings):
         yield Found("", url)
         return
     for found in remote.files(url, options):

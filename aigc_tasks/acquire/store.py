@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from aigc_tasks import acquire
-from aigc_tasks.acquire import Entry, archives, folder, remote
+from aigc_tasks.acquire import Entry, archives, downloading, folder, places, remote
 from aigc_tasks.errors import UserError
 
 
@@ -35,17 +35,17 @@ class Source(acquire.Source):
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
-        if not remote.is_url(self.source):
+        if not places.is_url(self.source):
             raise UserError(f"{self.source}: not a URL; set `source` in params.yaml to one, or `kind` to folder")
         url = self.source.rstrip("/")
-        if path := remote.local(url):
+        if path := places.local(url):
             return folder.labelled(partial(folder.listed, path, self.limit), self.labels, url, self.options)
-        if archives.is_archive(remote.name(url)):
-            found = [remote.RemoteFile(archives.spelled(remote.name(url)), None, None, lambda _: b"", url)]
+        if archives.is_archive(places.name(url)):
+            found = [remote.RemoteFile(archives.spelled(places.name(url)), None, None, lambda _: b"", url)]
         else:
             found = [file for file in remote.files(url, self.options) if archives.offered(file.path)]
         if not found:
-            raise UserError(f"{remote.shown(url)}: holds no pictures; correct `source` in params.yaml")
+            raise UserError(f"{places.shown(url)}: holds no pictures; correct `source` in params.yaml")
         return folder.labelled(partial(self.listed, found, work), self.labels, url, self.options)
 
     def listed(self, found: list[remote.RemoteFile], work: Path) -> Iterator[Entry]:
@@ -54,7 +54,7 @@ class Source(acquire.Source):
         folders = kept([file.url for file in found if file.path in prefixes], work)
         for file in found:
             if file.path in prefixes:
-                archive = remote.download(file.url, folders[file.url], options=self.options)
+                archive = downloading.download(file.url, folders[file.url], options=self.options)
                 try:
                     yield from archives.entries(archive, prefixes[file.path], file.path, self.limit)
                 except UserError:

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field
 
 from aigc_tasks import acquire, layout
-from aigc_tasks.acquire import Entry, remote
+from aigc_tasks.acquire import Entry, downloading, places
 from aigc_tasks.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -53,7 +53,7 @@ def entries(name: str, place: str | None, knob: str, work: Path) -> Iterator[Ent
     """
     files, urls, read = SETS[name]
     mend = f"set `{knob}` in params.yaml to a folder or URL that holds {name}'s files as published: {', '.join(files)}"
-    if place is not None and not remote.is_url(place):
+    if place is not None and not places.is_url(place):
         folder = layout.outside(place)
         for file, md5 in files.items():
             check(folder, file, md5, mend)
@@ -71,16 +71,16 @@ def check(folder: Path, file: str, md5: str, mend: str) -> None:
         raise UserError(f"{folder}: no such folder; {mend}")
     if not (folder / file).is_file():
         raise UserError(f"{folder / file}: no such file; {mend}")
-    if wrong := remote.mismatch(folder / file, {"md5": md5}):
+    if wrong := downloading.mismatch(folder / file, {"md5": md5}):
         raise UserError(f"{folder / file}: {wrong}: damaged, or another file; {mend}")
 
 
-def download(places: list[str], file: str, md5: str, folder: Path, mend: str) -> None:
-    """Bring the file into the folder from the first of ``places`` that gives it; raises ``UserError`` if none does."""
+def download(mirrors: list[str], file: str, md5: str, folder: Path, mend: str) -> None:
+    """Bring the file into the folder from the first of ``mirrors`` that gives it; raises ``UserError`` if none does."""
     trouble = f"{file}: can be had by hand alone"
-    for place in places:
+    for place in mirrors:
         try:
-            remote.download(f"{place.rstrip('/')}/{file}", folder, md5=md5)
+            downloading.download(f"{place.rstrip('/')}/{file}", folder, md5=md5)
             return
         except UserError as error:
             trouble = str(error).partition("; ")[0]

@@ -15,8 +15,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, model_validator
 
 from aigc_tasks import acquire, layout
-from aigc_tasks.acquire import Entry, archives, folder, labels, remote
+from aigc_tasks.acquire import Entry, archives, downloading, folder, labels, places, remote
 from aigc_tasks.acquire.store import kept, named
+from aigc_tasks.acquire.unreachable import Unreachable
 from aigc_tasks.errors import UserError
 
 COLUMNS = {
@@ -74,7 +75,7 @@ def told(entry: Entry, place: str) -> Entry:
     """The entry with the label of its line, and a flaw if there is none."""
     entry = entry._replace(split=folder.by_folder(entry).split)
     if entry.label is None and entry.flaw is None:
-        return entry._replace(read=None, flaw=f"no label in {remote.name(place)}")
+        return entry._replace(read=None, flaw=f"no label in {places.name(place)}")
     return entry
 
 
@@ -117,7 +118,7 @@ def read(place: str) -> list[Listed]:
 
 
 def content(place: str) -> bytes:
-    if remote.is_url(place):
+    if places.is_url(place):
         return remote.read(place, LIST)
     with archives.regular(layout.outside(place)) as file:
         return file.read()
@@ -127,15 +128,15 @@ def unique(rows: list[Listed], place: str) -> dict[str, Listed]:
     """The lines by the ids of what they name, in order of those; raises ``UserError``."""
     found: dict[str, Listed] = {}
     for row in rows:
-        if not remote.is_url(row.url):
+        if not places.is_url(row.url):
             raise UserError(f"{place}: {row.url!r} is not a URL; write https://… or another protocol, or remove it")
         for kind, digits in DIGITS.items():
             if (checksum := getattr(row, kind)) and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", checksum):
                 raise UserError(
-                    f"{place}: {remote.shown(row.url)}: {checksum!r} is no {kind}; correct it, or remove it"
+                    f"{place}: {places.shown(row.url)}: {checksum!r} is no {kind}; correct it, or remove it"
                 )
         if found.setdefault(identity(row.url), row) != row:  # also if what is not shown of the URLs differs
-            raise UserError(f"{place}: names {remote.shown(row.url)} twice, but differently; keep one of them")
+            raise UserError(f"{place}: names {places.shown(row.url)} twice, but differently; keep one of them")
     if not found:
         raise UserError(f"{place}: holds no URL; write one a line")
     return dict(sorted(found.items()))
@@ -143,7 +144,7 @@ def unique(rows: list[Listed], place: str) -> dict[str, Listed]:
 
 def identity(url: str) -> str:
     """Host, path and a picture's query: not the protocol, and nothing secret."""
-    parts = urlsplit(remote.shown(url))
+    parts = urlsplit(places.shown(url))
     path = archives.spelled(unquote(parts.netloc + parts.path, errors="surrogateescape")).strip("/")
     return f"{path}?{parts.query.replace('/', '%2F')}" if parts.query and not archives.is_archive(path) else path
 
@@ -160,20 +161,20 @@ def listed(rows: dict[str, Listed], work: Path, place: str, largest: int) -> Ite
     heads = remote.probes(unknown)
     is_reached, trouble = False, None
     for id, row in rows.items():
-        sums = remote.checksums(row.md5, row.sha256)
+        sums = downloading.checksums(row.md5, row.sha256)
         if flaw := refused(row.url, place):
             yield folder.flawed(id, flaw)._replace(label=row.label)
             continue
         try:
             if id in prefixes:
-                archive = remote.download(row.url, folders[row.url], row.md5, row.sha256)
+                archive = downloading.download(row.url, folders[row.url], row.md5, row.sha256)
                 members = archives.entries(archive, prefixes[id], id, largest)
                 yield from (member._replace(label=row.label) for member in members)
             elif sums and is_reached:
                 yield Entry(id, row.label, None, str(sums), partial(fetched, row.url, sums, largest))
             else:
                 head = next(remote.probes([row.url]) if sums else heads)
-                if isinstance(head, remote.Unreachable):
+                if isinstance(head, Unreachable):
                     raise head
                 stamp, size = str(sums) if sums else remote.stamped(head), head.get("size")
                 if (size or 0) > largest:
@@ -183,7 +184,7 @@ def listed(rows: dict[str, Listed], work: Path, place: str, largest: int) -> Ite
             is_reached = True
         except UserError as error:
             trouble = error
-            reason = f"unreachable ({error.reason})" if isinstance(error, remote.Unreachable) else "not a whole archive"
+            reason = f"unreachable ({error.reason})" if isinstance(error, Unreachable) else "not a whole archive"
             yield folder.flawed(id, reason)._replace(label=row.label)
     if not is_reached:
         raise UserError(f"{place}: none of its {len(rows):,} URLs can be had; the last: {trouble}")
@@ -191,7 +192,7 @@ def listed(rows: dict[str, Listed], work: Path, place: str, largest: int) -> Ite
 
 def refused(url: str, place: str) -> str | None:
     """Why a list that came from elsewhere must not name this URL: it could ask for anything on this machine."""
-    if remote.is_url(place) and not place.startswith("file:") and urlsplit(url).scheme not in FAR:
+    if places.is_url(place) and not place.startswith("file:") and urlsplit(url).scheme not in FAR:
         return "neither http(s) nor a store, in a list from elsewhere"
     return None
 
@@ -200,7 +201,7 @@ def fetched(url: str, sums: dict[str, str], largest: int) -> bytes:
     """The file; raises ``ValueError``: of a long list some cannot be had, and the others matter."""
     try:
         content = remote.read(url, largest)
-    except remote.Unreachable as error:
+    except Unreachable as error:
         raise ValueError(error.reason) from None
     for kind, expected in sums.items():
         if (found := hashlib.new(kind, content, usedforsecurity=False).hexdigest()) != expected:

@@ -1,4 +1,4 @@
-"""What every stage's process does around its one function: watch DVC, keep time, say errors in one line."""
+"""What every stage's process does around its one function: watch DVC and edits, keep time, say errors in one line."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ def main(function: Callable[[str], None]) -> None:
     atexit.register(leave_rubbish)
     began = time.monotonic()
     try:
+        from aigc_tasks import edits  # here: it reads params.yaml with what the command line can do without
+
+        check = edits.watch(name, sys.argv[1])
         function(sys.argv[1])
+        check()
         layout.replace(seconds_file(f"{name}@{sys.argv[1]}"), f"{time.monotonic() - began:.3f}\n")
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -13,7 +13,7 @@ import torch
 from mlflow import MlflowClient
 from torch import nn
 
-from aigc_tasks import compute, graph, layout, model, tracking
+from aigc_tasks import compute, edits, graph, layout, model, tracking
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
 from aigc_tasks.modalities import image
@@ -58,6 +58,7 @@ class Looker:
 
 def train(name: str) -> None:
     """The stage: ``data/clean/DATASET`` to ``data/models/NAME``, resuming an unfinished attempt at the same inputs."""
+    check = edits.watch("train", name)
     settings = recipe(name)
     knobs = settings.train
     device = compute.prepare(knobs)
@@ -82,6 +83,7 @@ def train(name: str) -> None:
             with progress(f"train {name}", knobs.steps, training.step) as update:
                 loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
             curves.flush()
+        check()  # before the checkpoint is gone: with the old put back it is taken up, and the run with it
         with layout.written_whole(layout.model(name)) as folder:
             model.save_model(folder, card, training.ema)
             watcher.write_snapshots(folder)

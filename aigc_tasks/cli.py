@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ class Format(StrEnum):
     npy = "npy"
 
 
+RecipeName = Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]
 DatasetName = Annotated[str, typer.Argument(help="a data set of params.yaml, for example digits")]
 
 
@@ -62,10 +62,10 @@ def one_line_errors() -> Iterator[None]:
 
 
 @app.command()
-def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
+def run(recipe: RecipeName) -> None:
     """Bring a recipe up to date: acquire, clean, train, postprocess, evaluate; what is up to date is skipped."""
     with one_line_errors():
-        from aigc_tasks import graph
+        from aigc_tasks import graph, summary
         from aigc_tasks import recipe as recipes
 
         settings = recipes.recipe(recipe)
@@ -75,11 +75,11 @@ def run(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for
             print()
         else:
             print(f"{recipe} is up to date: nothing to run\n")
-        print(result(recipe))
+        print(summary.result(recipe))
 
 
 @app.command()
-def retrain(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
+def retrain(recipe: RecipeName) -> None:
     """Acquire a recipe's data again, and train if it has changed; in a worktree of git, not in this checkout."""
     with one_line_errors():
         from aigc_tasks import recipe as recipes
@@ -113,81 +113,16 @@ def run_flow(name: str, recipe: str) -> str:
     return state.message
 
 
-def result(recipe: str) -> str:
-    """What a user wants to know after a run: quality, pictures, where to look further."""
-    from aigc_tasks import recipe as recipes
-    from aigc_tasks import tracking
-    from aigc_tasks.card import read_card
-    from aigc_tasks.promote import promoting
-
-    figures = quality(recipe)
-    extra = ""
-    if "classes_present" in figures:
-        extra = f"          {figures['classes_present']} of {figures['classes']} classes present"
-        extra += f", class accuracy {figures['class_accuracy']:.1%}\n" if "class_accuracy" in figures else "\n"
-    live = ""
-    if recipes.recipe(recipe).product is not None and (outcome := promoting.known(recipe)) is not None:
-        live = f"product   {promoting.verdict(outcome)}\n"
-    run_id = tracking.find_run(tracking.open_client(), read_card(layout.model(recipe)).fingerprint)
-    return "\n".join(
-        [
-            f"quality   FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real",
-            f"          precision {figures['precision']:.2f} (real {figures['precision_floor']:.2f}), recall"
-            f" {figures['recall']:.2f} (real {figures['recall_floor']:.2f}), {figures['memorised']:.1%} memorised",
-            f"{extra}{live}samples   {layout.report(recipe) / 'grid.png'}",
-            f"report    {layout.report(recipe) / 'report.html'}",
-            f"MLflow    run {run_id or 'not in this store'}",
-            "look      aigc ui      MLflow and Prefect in the browser",
-            "          dvc repro    reproduce it, by hand" + activate(),
-        ]
-    )
-
-
-def activate() -> str:
-    """The line that makes the commands above work in this shell, where they do not yet."""
-    return "" if "VIRTUAL_ENV" in os.environ else "\n          (first: . .venv/bin/activate)"
-
-
-def quality(recipe: str) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((layout.report(recipe) / "quality.json").read_text())
-    return figures
-
-
 @app.command("list")
 def list_recipes() -> None:
     """Recipes in use: up to date, stale and why, or never run; and the quality last measured."""
     with one_line_errors():
-        from aigc_tasks import graph
-        from aigc_tasks import recipe as recipes
+        from aigc_tasks import summary
 
-        repo = graph.open_repo()
-        names = recipes.names()
-        width = max(map(len, names), default=0)
-        for name in names:
-            print(f"{name:{width}}  {state(name, repo)}")
-        offered = sorted(path.stem for path in layout.CATALOGUE.glob("*.yaml") if path.stem not in names)
-        if offered:
+        for line in summary.in_use():
+            print(line)
+        if offered := summary.offered():
             print(f"\nready-made, take one into use with `aigc add NAME`: {', '.join(offered)}")
-
-
-def state(name: str, repo: Any) -> str:
-    """One recipe's state in words."""
-    from aigc_tasks import graph
-    from aigc_tasks import recipe as recipes
-
-    try:
-        targets = graph.targets(name, recipes.recipe(name).dataset.name)
-    except UserError as error:
-        return f"broken: {error}"
-    why = graph.stale(targets, repo)
-    report = layout.report(name) / "quality.json"
-    measured = f"FID {quality(name)['fid_ratio']:.2f} × real against real" if report.exists() else ""
-    if not why:
-        return f"up to date   {measured}"
-    if f"train@{name}" in why and not layout.model(name).exists():
-        return "never run"
-    target, reason = next(iter(why.items()))
-    return f"stale        {measured}{' (before)' if measured else ''}  because {target}: {reason}"
 
 
 @app.command()
@@ -255,7 +190,7 @@ def data_update(name: DatasetName) -> None:
 
 
 @app.command()
-def drift(recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]) -> None:
+def drift(recipe: RecipeName) -> None:
     """Compare a recipe's data set as it is now with what its model was trained on: same, grown or drifted."""
     with one_line_errors():
         from aigc_tasks import drift as drifting
@@ -274,7 +209,7 @@ def compare(recipes: Annotated[list[str], typer.Argument(help="two or more measu
 
 @app.command()
 def tune(
-    recipe: Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")],
+    recipe: RecipeName,
     trials: Annotated[int, typer.Option(min=1, help="in all; the first is the recipe as it stands")] = 20,
     knob: Annotated[
         list[str] | None,
@@ -402,9 +337,6 @@ def status() -> None:
         text, well = looking.status()
         print(text)
     sys.exit(0 if well else 1)
-
-
-RecipeName = Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]
 
 
 @app.command()

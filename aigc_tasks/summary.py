@@ -1,0 +1,83 @@
+"""What a user wants to know of recipes: what a run has come to, and which are in use, stale or never run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from aigc_tasks import graph, layout, tracking
+from aigc_tasks import recipe as recipes
+from aigc_tasks.card import read_card
+from aigc_tasks.errors import UserError
+from aigc_tasks.promote import promoting
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+def result(recipe: str) -> str:
+    """What a user wants to know after a run: quality, pictures, where to look further."""
+    figures = quality(recipe)
+    extra = ""
+    if "classes_present" in figures:
+        extra = f"          {figures['classes_present']} of {figures['classes']} classes present"
+        extra += f", class accuracy {figures['class_accuracy']:.1%}\n" if "class_accuracy" in figures else "\n"
+    live = ""
+    if recipes.recipe(recipe).product is not None and (outcome := promoting.known(recipe)) is not None:
+        live = f"product   {promoting.verdict(outcome)}\n"
+    run_id = tracking.find_run(tracking.open_client(), read_card(layout.model(recipe)).fingerprint)
+    return "\n".join(
+        [
+            f"quality   FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real",
+            f"          precision {figures['precision']:.2f} (real {figures['precision_floor']:.2f}), recall"
+            f" {figures['recall']:.2f} (real {figures['recall_floor']:.2f}), {figures['memorised']:.1%} memorised",
+            f"{extra}{live}samples   {layout.report(recipe) / 'grid.png'}",
+            f"report    {layout.report(recipe) / 'report.html'}",
+            f"MLflow    run {run_id or 'not in this store'}",
+            "look      aigc ui      MLflow and Prefect in the browser",
+            "          dvc repro    reproduce it, by hand" + activate(),
+        ]
+    )
+
+
+def activate() -> str:
+    """The line that makes the commands above work in this shell, where they do not yet."""
+    return "" if "VIRTUAL_ENV" in os.environ else "\n          (first: . .venv/bin/activate)"
+
+
+def quality(recipe: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((layout.report(recipe) / "quality.json").read_text())
+    return figures
+
+
+def in_use() -> Iterator[str]:
+    """A line for each recipe of params.yaml: up to date, stale and why, or never run; and the quality last measured."""
+    repo = graph.open_repo()
+    names = recipes.names()
+    width = max(map(len, names), default=0)
+    for name in names:
+        yield f"{name:{width}}  {state(name, repo)}"
+
+
+def offered() -> list[str]:
+    """The ready-made recipes that are not in use."""
+    return sorted(path.stem for path in layout.CATALOGUE.glob("*.yaml") if path.stem not in recipes.names())
+
+
+def state(name: str, repo: Repo) -> str:
+    """One recipe's state in words."""
+    try:
+        targets = graph.targets(name, recipes.recipe(name).dataset.name)
+    except UserError as error:
+        return f"broken: {error}"
+    why = graph.stale(targets, repo)
+    report = layout.report(name) / "quality.json"
+    measured = f"FID {quality(name)['fid_ratio']:.2f} × real against real" if report.exists() else ""
+    if not why:
+        return f"up to date   {measured}"
+    if f"train@{name}" in why and not layout.model(name).exists():
+        return "never run"
+    target, reason = next(iter(why.items()))
+    return f"stale        {measured}{' (before)' if measured else ''}  because {target}: {reason}"

@@ -17,7 +17,11 @@ QUIET = {
 }
 """No network call that the user did not ask for. Set here because these libraries look when they are imported."""
 
-for _name, _value in QUIET.items():
+ALONE = {"OPENBLAS_NUM_THREADS": "1"}
+"""Threads of numpy's wait for each other: on two cores, beside another process, a small matrix product takes 30 times
+as long. And how many there are changes the rounding. Those of torch are a knob of the stages, ``threads``."""
+
+for _name, _value in (QUIET | ALONE).items():
     os.environ.setdefault(_name, _value)
 
 # `.venv/bin/dvc repro` without activating .venv: DVC's shell finds another python, which lacks what we need.

@@ -14,7 +14,7 @@ from aigc_tasks.knobs import Compute
 def prepare(knobs: Compute) -> torch.device:
     """Choose the device and make torch deterministic on it; raises ``UserError`` where cuda is asked for in vain."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True, warn_only=True)  # imports torch's compiler, which a server can do without
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms imports torch's compiler first: seconds
     # Each new tensor would be filled, a twentieth of a step; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return place(knobs)

@@ -15,6 +15,8 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
+import aigc_tasks  # noqa: F401 (before numpy: one thread each)
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ by a factor of four

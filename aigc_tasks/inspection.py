@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from aigc_tasks import acquire, catalogue, clean, layout, recipe
-from aigc_tasks.acquire import archives, downloading, intake, places, raw, torchvision
+from aigc_tasks.acquire import archives, downloading, places, raw, reading, torchvision
 from aigc_tasks.clean import decoding, looking, splitting
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
@@ -200,7 +200,7 @@ def examined(entry: acquire.Entry) -> dict[str, Any]:
     """One entry as clean would see it."""
     content, flaw = None, entry.flaw
     if flaw is None:
-        read = intake.fetched(entry)
+        read = reading.fetched(entry)
         content, flaw = read.content, read.flaw
     row = raw.Row(entry.id, entry.source, entry.label, entry.split, "", content, flaw, False)
     return looking.examined(row, AS_CLEAN, None)[0]

@@ -11,46 +11,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from aigc_tasks import layout
 from aigc_tasks.acquire import Entry, Source, archives, places, raw
+from aigc_tasks.acquire.known import STAMPS, Last, Read, keep_stamps
+from aigc_tasks.acquire.reading import contents
 from aigc_tasks.errors import UserError
 from aigc_tasks.progress import progress
 
-THREADS = 16  # reads at a time: many sources are far away
-AHEAD, AHEAD_BYTES = 64, 64 << 20  # entries and bytes read before it is their turn to be written
-UNKNOWN = AHEAD_BYTES // THREADS  # bytes that an entry of unknown size is expected to have
 LISTED = ["id", "source", "label", "split", "stamp", "listed"]  # an entry as it is listed; the last one is its flaw
 LAST_JOURNAL = "journal-last.parquet"  # of what did not fill a part
 JOURNAL_ENTRIES = 50_000  # after which a part ends: what a killed intake reads again at most
-STAMPS = ["id", "stamp", "sha256"]
 SHUT = ("unreadable", "unreachable", "not a", "a link", "archive damaged", "bomb")  # flaws that may hide other entries
+FOUND = ["id", "label", "split", "sha256", "flaw", "change", "read"]  # and what came out
 JOURNAL = pa.schema([(name, pa.string()) for name in (*LISTED, "sha256", "flaw", "change")] + [("read", pa.bool_())])
-
-
-class Read(NamedTuple):
-    """What an entry is, from reading it or from knowing that it has not changed."""
-
-    sha256: str
-    flaw: str | None
-    content: bytes | np.ndarray | None
-    is_read: bool
-
-
-State = tuple[str, str | None, str | None, str, str | None]
-"""What makes a row another one: source, label, split, sha256, flaw."""
 
 
 def take_in(source: Source, folder: Path, work: Path) -> str:
@@ -76,10 +57,10 @@ def take_in(source: Source, folder: Path, work: Path) -> str:
         raise UserError(f"{folder.name}: its source is empty; correct datasets.{folder.name}.acquire in params.yaml")
     removed = sorted(last.places.keys() - seen)
     unfinished.close(removed)
-    refuse_if_shut(removed, last, unfinished.journals(), folder.name)
-    version = {"version": len(past) + 1} | summary(unfinished.journals(), len(removed))
+    refuse_if_shut(removed, last, unfinished.rows(["id", "source", "listed"]), folder.name)
+    version = {"version": len(past) + 1} | summary(unfinished.rows(FOUND), len(removed))
     is_read = version.pop("read")
-    keep_stamps(unfinished.journals(), work / "stamps.parquet", knobs)
+    keep_stamps(unfinished.rows([*STAMPS, "flaw"]), work / "stamps.parquet", knobs)
     if version["added"] or version["changed"] or version["removed"]:
         version |= renewed(described, knobs, folder.name)
         publish(unfinished.parts(), folder, described | {"versions": [*past, version]})
@@ -141,39 +122,6 @@ def renewed(described: dict[str, Any], knobs: dict[str, Any], name: str) -> dict
     return {"source": knobs}
 
 
-class Last:
-    """The last version: what each entry was, and the stamp it had then."""
-
-    def __init__(self, folder: Path | None, stamps: Path, knobs: dict[str, Any]) -> None:
-        table = raw.live(folder) if folder else raw.SCHEMA.empty_table()
-        self.places = {id: place for place, id in enumerate(table["id"].to_pylist())}
-        names = ("source", "label", "split", "sha256", "flaw")
-        self.columns = [table[name].combine_chunks() for name in names]
-        self.sizes = table["size"].combine_chunks()
-        self.stamps = pa.nulls(len(table), pa.string())
-        known = pq.read_table(stamps) if len(table) and stamps.exists() else None
-        if known and known.schema.metadata == stamped_with(knobs):  # another source may stamp other things the same
-            known = known.take(pc.index_in(table["id"], known["id"]))
-            # The folder may have been brought back to an older version than the stamps are of.
-            same = pc.equal(known["sha256"], table["sha256"])
-            self.stamps = pc.if_else(same, known["stamp"], None).combine_chunks()
-
-    def state(self, id: str) -> State | None:
-        place = self.places.get(id)
-        return None if place is None else tuple(column[place].as_py() for column in self.columns)
-
-    def size(self, id: str) -> int:
-        return self.sizes[self.places[id]].as_py()
-
-    def unchanged(self, entry: Entry) -> Read | None:
-        """What the entry is, if its stamp says that it is what it was."""
-        place = self.places.get(entry.id)
-        if place is None or entry.stamp is None or self.stamps[place].as_py() != entry.stamp:
-            return None
-        source, _, _, sha256, flaw = (column[place].as_py() for column in self.columns)
-        return Read(sha256, None, None, False) if (source, flaw) == (entry.source, None) else None
-
-
 def unique(entries: Iterator[Entry], seen: set[str]) -> Iterator[Entry]:
     """The entries, and their ids in ``seen``; a second one of the same name, as archives may hold, has a flaw."""
     copies: Counter[str] = Counter()
@@ -184,55 +132,6 @@ def unique(entries: Iterator[Entry], seen: set[str]) -> Iterator[Entry]:
             id = f"{entry.id} ({copies[entry.id] + 1})"
         seen.add(id)
         yield entry if id == entry.id else entry._replace(id=id, read=None, flaw="has the name of another")
-
-
-def contents(entries: Iterator[Entry], last: Last) -> Iterator[tuple[Entry, Read]]:
-    """Each entry in order with what it is; those that may have changed are read ahead, several at a time."""
-    waiting: deque[tuple[Entry, Read | Future[Read]]] = deque()
-    lock, held = Lock(), 0  # bytes that were read and not yet taken, and are expected of what is being read
-
-    def fetch(entry: Entry, expected: int) -> Read:
-        nonlocal held
-        read = fetched(entry)
-        with lock:
-            held += raw.size_of(read.content) - expected
-        return read
-
-    def take() -> tuple[Entry, Read]:
-        nonlocal held
-        entry, read = waiting.popleft()
-        if isinstance(read, Future):
-            read = read.result()
-        with lock:
-            held -= raw.size_of(read.content)
-        return entry, read
-
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        for entry in entries:
-            known = last.unchanged(entry) if entry.flaw is None else Read("", entry.flaw, None, False)
-            expected = 0 if known else UNKNOWN if entry.size is None else entry.size
-            while len(waiting) >= AHEAD or (waiting and held + expected > AHEAD_BYTES):
-                yield take()
-            with lock:
-                held += expected
-            waiting.append((entry._replace(read=None), known or pool.submit(fetch, entry, expected)))
-        while waiting:
-            yield take()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def fetched(entry: Entry) -> Read:
-    assert entry.read is not None
-    try:
-        content = entry.read()
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive raises anything
-        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-        return Read("", f"unreadable ({archives.spelled(reason.splitlines()[0][:200])})", None, True)
-    return Read(raw.content_hash(content), None, content, True)
 
 
 class Unfinished:
@@ -306,6 +205,11 @@ class Unfinished:
     def journals(self) -> list[Path]:
         return sorted(self.folder.glob("journal-*.parquet"))
 
+    def rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of all that is in the journals."""
+        for journal in self.journals():
+            yield from rows(journal, columns)
+
 
 def part_of(file: Path) -> str:
     """The number that a part and its journal share; a part without a row is not written."""
@@ -322,11 +226,10 @@ def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def refuse_if_shut(removed: list[str], last: Last, journals: list[Path], name: str) -> None:
+def refuse_if_shut(removed: list[str], last: Last, listing: Iterable[dict[str, Any]], name: str) -> None:
     """Raise ``UserError`` if entries only seem to be gone, because their folder or archive cannot be read now."""
     if not removed:
         return
-    listing = (row for journal in journals for row in rows(journal, ["id", "source", "listed"]))
     flawed = [row for row in listing if (row["listed"] or "").startswith(SHUT)]
     shut = {row["source" if row["id"].endswith(archives.REST) else "id"]: row["listed"] for row in flawed}
     for id in removed:
@@ -340,34 +243,18 @@ def refuse_if_shut(removed: list[str], last: Last, journals: list[Path], name: s
             )
 
 
-def summary(journals: list[Path], removed: int) -> dict[str, Any]:
+def summary(entries: Iterable[dict[str, Any]], removed: int) -> dict[str, Any]:
     """What ``source.json`` says of the version, and how many entries were read."""
     counts: Counter[str] = Counter()
     digest = 0
-    for journal in journals:
-        for row in rows(journal, ["id", "label", "split", "sha256", "flaw", "change", "read"]):
-            counts.update(["count", row.pop("change"), row.pop("read") and "read"])
-            digest += raw.row_hash(**row)
+    for entry in entries:
+        counts.update(["count", entry.pop("change"), entry.pop("read") and "read"])
+        digest += raw.row_hash(**entry)
     return {name: counts[name] for name in ("count", "added", "changed")} | {
         "removed": removed,
         "digest": f"{digest % 2**256:064x}",
         "read": counts["read"],
     }
-
-
-def stamped_with(knobs: dict[str, Any]) -> dict[bytes, bytes]:
-    """What is noted beside the stamps."""
-    return {b"source": json.dumps(knobs).encode()}
-
-
-def keep_stamps(journals: list[Path], path: Path, knobs: dict[str, Any]) -> None:
-    """Keep the stamps of what was read, for the next time; what could not be read may be readable then."""
-    stamps = raw.Part(path, pa.schema([(name, pa.string()) for name in STAMPS], stamped_with(knobs)))
-    for journal in journals:
-        for row in rows(journal, [*STAMPS, "flaw"]):
-            if row.pop("flaw") is None and row["stamp"] is not None:
-                stamps.add(row)
-    stamps.close()
 
 
 def publish(parts: list[Path], folder: Path, described: dict[str, Any]) -> None:

@@ -68,9 +68,9 @@ def begin(family: Family, networks: dict[str, nn.Module], knobs: Knobs) -> Train
     optimisers: dict[str, Optimizer] = {
         name: Adam(network.parameters(), knobs.learning_rate, betas, fused=True) for name, network in networks.items()
     }
-    if (
-        knobs.compile
-    ):  # what samples; a discriminator's gradient penalty goes through it twice, which cannot be compiled
+    if knobs.compile:
+        torch.use_deterministic_algorithms(True, warn_only=True)  # the compiler is told here alone
+        # What samples: a discriminator's gradient penalty goes through it twice, which cannot be compiled.
         sampler = networks[family.sampler]
         for part in sampler.children() if isinstance(sampler, nn.ModuleDict) else [sampler]:
             part.compile()

@@ -163,7 +163,7 @@ def test_a_knob_put_back_brings_back_the_model_without_training(done: Project) -
 def test_every_module_a_stage_imports_is_one_of_its_dependencies(done: Project) -> None:
     """But for those that do not touch the bytes: reading settings, watching, recording, saying how far it is."""
     watching = {
-        "__init__", "errors", "graph", "knobs", "layout", "lifeline", "progress", "recipe", "schedule",
+        "__init__", "edits", "errors", "graph", "knobs", "layout", "lifeline", "progress", "recipe", "schedule",
         "stage", "tracking", "worktree",
         "modalities/__init__", "networks/__init__", "families/__init__", "acquire/__init__", "served_model",
     }  # fmt: skip

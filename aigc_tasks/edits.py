@@ -41,7 +41,9 @@ def watch(stage: str, name: str) -> Callable[[], None]:
 
 def state(stage: str, name: str) -> Iterator[tuple[str, Any]]:
     """Each parameter and each file of code that ``dvc.yaml`` names for a stage, with its value or its digest."""
-    declared = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"][stage]
+    declared = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"].get(stage)
+    if declared is None:  # promoting is none of DVC's stages
+        return
     table = declared["foreach"].strip("${}")
     params = read(PARAMS)
     for key in declared["do"]["params"]:

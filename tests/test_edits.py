@@ -86,3 +86,9 @@ def test_the_edited_code_is_named(path: str, here: Project) -> None:
     Path(path).write_text("")
     with pytest.raises(UserError, match=path if "families" in path else "aigc_tasks/train: changed"):
         check()
+
+
+def test_what_dvc_does_not_run_is_not_watched(here: Project) -> None:
+    check = edits.watch("promote", "digits-gan")
+    here.edit(other_steps)
+    check()

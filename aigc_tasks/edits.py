@@ -44,12 +44,12 @@ def state(stage: str, name: str) -> Iterator[tuple[str, Any]]:
     declared = YAML(typ="safe").load(Path("dvc.yaml").read_text())["stages"].get(stage)
     if declared is None:  # promoting is none of DVC's stages
         return
-    table = declared["foreach"].strip("${}")
+    table, template = str(declared.get("foreach")).strip("${}"), declared.get("do", declared)
     params = read(PARAMS)
-    for key in declared["do"]["params"]:
+    for key in plain(template, "params"):
         key = key.replace("${key}", name)
         yield f"{PARAMS}: {key}", found(params, key)
-    for path in declared["do"]["deps"]:
+    for path in plain(template, "deps"):
         path = path.replace("${key}", name)
         for variable in VARIABLE.findall(path):
             key = f"{table}.{name}.{variable}"
@@ -57,6 +57,11 @@ def state(stage: str, name: str) -> Iterator[tuple[str, Any]]:
             path = path.replace(f"${{item.{variable}}}", str(found(params, key)))
         if not path.startswith(MADE) and Path(path).exists():
             yield path, graph.digest(Path(path))
+
+
+def plain(declared: dict[str, Any], what: str) -> list[str]:
+    """The entries that are names and nothing more, as ours are; a user may have added others."""
+    return [entry for entry in declared.get(what) or () if isinstance(entry, str)]
 
 
 def found(values: Any, key: str) -> Any:

@@ -92,3 +92,15 @@ def test_what_dvc_does_not_run_is_not_watched(here: Project) -> None:
     check = edits.watch("promote", "digits-gan")
     here.edit(other_steps)
     check()
+
+
+def test_a_graph_that_its_user_has_extended_is_watched_as_well(here: Project) -> None:
+    graph = Path("dvc.yaml").read_text()
+    ours = "        - recipes.${key}.train\n"
+    assert ours in graph
+    Path("dvc.yaml").write_text(graph.replace(ours, f"        - other.yaml: [a]\n{ours}"))
+    check = edits.watch("train", "digits-gan")
+    check()
+    here.edit(other_steps)
+    with pytest.raises(UserError, match=f"^{SECTION}"):
+        check()

@@ -83,7 +83,6 @@ def train(name: str) -> None:
             with progress(f"train {name}", knobs.steps, training.step) as update:
                 loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
             curves.flush()
-        check()  # before the checkpoint is gone: with the old put back it is taken up, and the run with it
         with layout.written_whole(layout.model(name)) as folder:
             model.save_model(folder, card, training.ema)
             watcher.write_snapshots(folder)
@@ -92,6 +91,7 @@ def train(name: str) -> None:
         if (page := layout.data_report(settings.dataset.name)).exists():
             client.log_artifact(run_id, str(page), "data")
         tracking.log_model(client, run_id, layout.model(name), (card.classes or ["-"])[0], "model", inputs.fingerprint)
+        check()  # before the checkpoint is gone: with the old put back it is taken up, and the run with it
     except BaseException as error:
         broken_off(client, run_id, curves, error)
         raise

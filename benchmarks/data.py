@@ -1,6 +1,6 @@
 """What cleaning costs: memory against the number of files, and time against decoding and resizing alone.
 
-``python -m benchmarks.data [--few N] [--many N]`` draws JPEG files into a temporary project, acquires and cleans them
+``python -m benchmarks.data [--few N] [--many N] [--side PIXELS]`` draws JPEG files into a temporary project, acquires and cleans them
 by the stages' own commands, and samples the memory of every process that takes part. ``plain`` decodes and resizes the
 same files with Pillow in as many processes and does nothing else. All in one run, where the two take turns: each ratio
 is one of neighbours in time, and what is printed are medians, of memory the largest. The last line is what one file
@@ -33,7 +33,7 @@ from PIL import Image, ImageOps
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDE, SIZE = 256, 64  # pixels: of a file, and of what it becomes
+SIZE = 64  # pixels of a side, of what a file becomes
 FOLDER = 1_000  # files in one
 LOOK = 0.05  # seconds between two looks at the memory
 
@@ -51,11 +51,11 @@ class Row(NamedTuple):
     all_peak: float
 
 
-def draw(folder: Path, number: int) -> None:
-    """A smooth colour picture that no other number gives, as a camera's JPEG."""
+def draw(folder: Path, side: int, number: int) -> None:
+    """A smooth colour picture that no other number gives, as a camera's JPEG of ``side`` pixels by three quarters."""
     rng = np.random.default_rng(number)
     small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    picture = small.resize((SIDE, SIDE * 3 // 4), Image.Resampling.BICUBIC).effect_spread(2)
+    picture = small.resize((side, side * 3 // 4), Image.Resampling.BICUBIC).effect_spread(2)
     path = folder / f"{number // FOLDER:03d}" / f"{number:06d}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=85)
@@ -130,13 +130,13 @@ def cleaned() -> tuple[float, float, float]:
     return stage("aigc_tasks.clean", "pics")
 
 
-def measured(count: int, turns: int) -> Row:
+def measured(count: int, side: int, turns: int) -> Row:
     """All that is measured with so many files."""
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
         source, here = Path(scratch, "source"), Path(scratch, "project")
         with Pool(cores) as pool:
-            pool.map(partial(draw, source), range(count), chunksize=256)
+            pool.map(partial(draw, source, side), range(count), chunksize=256)
         project(here, source)
         with chdir(here):
             acquired = stage("aigc_tasks.acquire", "pics")
@@ -154,9 +154,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--side", type=int, default=256, help="the longer one of a file, pixels")
     parser.add_argument("--turns", type=int, default=3, help="how often clean and plain take turns")
     arguments = parser.parse_args()
-    few, many = (measured(count, arguments.turns) for count in (arguments.few, arguments.many))
+    few, many = (measured(count, arguments.side, arguments.turns) for count in (arguments.few, arguments.many))
     print(
         "| files | acquire, s | clean, s | plain, s | clean / plain | acquire, MiB | clean, MiB | all processes, MiB |"
     )

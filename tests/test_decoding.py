@@ -112,6 +112,28 @@ def test_a_turned_photograph_is_upright(orientation: int) -> None:
     assert found.flags == (["odd mode (turned upright)"] if orientation > 1 else [])
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("size", [(401, 400), (640, 480), (1601, 903)])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(size: tuple[int, int], orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(smooth().resize(size, Image.Resampling.BICUBIC), "JPEG", exif=exif)
+    whole, sparing = read(content, "a.jpg"), read(content, "a.jpg", size=32)
+    assert sparing.size == whole.size == whole.pixels.size == (size[::-1] if orientation == 6 else size)
+    assert 3 * 32 <= min(sparing.pixels.size) <= min(size) // 2 + 1
+    expected, found = (np.asarray(fitted(one.pixels, Knobs(size=32)), int) for one in (whole, sparing))
+    assert np.abs(expected - found).max() <= 3
+
+
+def test_damage_is_found_in_a_large_jpeg_that_is_decoded_smaller() -> None:
+    content = encoded(noise(1, size=(640, 480)), "JPEG")
+    short = content[:-9000]
+    with pytest.raises(Flaw, match="truncated"):
+        read(short, "a.jpg", size=32)
+    assert read(short + bytes(9000), "a.jpg", size=32).reason == "truncated"
+    assert read(short, "a.jpg", size=32, checks=Checks(truncated="flag")).size == (640, 480)
+
+
 def test_a_profile_of_another_space_is_followed_and_that_of_srgb_is_not() -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert read(encoded(noise(1), icc_profile=lab)).flags == []

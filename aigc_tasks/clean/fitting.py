@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from aigc_tasks.clean import Knobs
+from aigc_tasks.clean.decoding import GAP
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
-GAP = 3.0  # of a large picture whole blocks are averaged first, down to so many times the size: far less to filter
 SCALE = 64  # pixels of the longer side at which a smart crop looks for edges
 
 

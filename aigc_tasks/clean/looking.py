@@ -227,7 +227,7 @@ def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Pic
         return facts, None, NOTHING
     try:
         found = opened(row, knobs)
-        facts |= {"mode": found.mode, "width": found.pixels.width, "height": found.pixels.height}
+        facts |= {"mode": found.mode, "width": found.size[0], "height": found.size[1]}
         small = fitted(found.pixels, knobs)
         if knobs.size is None and small.size != side:
             raise Flaw(f"size differs ({small.width}×{small.height})")
@@ -275,13 +275,13 @@ def opened(row: raw.Row, knobs: Knobs) -> Picture:
     if row.content.dtype != np.uint8:
         raise Flaw(f"unreadable (pixels are {row.content.dtype}, not 8-bit)")
     pixels = image.picture(row.content)
-    return Picture(pixels, pixels.mode)
+    return Picture(pixels, pixels.mode, pixels.size)
 
 
 def shape(found: Picture, knobs: Knobs) -> None:
     """Judge width and height."""
-    width, height = found.pixels.size
-    shorter, longer = sorted(found.pixels.size)
+    width, height = found.size
+    shorter, longer = sorted(found.size)
     if shorter < knobs.smallest:
         judge(found, knobs.checks.too_small, "too small", f"{width}×{height}")
     if longer > knobs.aspect * shorter:

@@ -1,10 +1,10 @@
 """What cleaning costs: memory against the number of files, and time against decoding and resizing alone.
 
-``python -m benchmarks.data [--few N] [--many N] [--side PIXELS]`` draws JPEG files into a temporary project, acquires and cleans them
-by the stages' own commands, and samples the memory of every process that takes part. ``plain`` decodes and resizes the
-same files with Pillow in as many processes and does nothing else. All in one run, where the two take turns: each ratio
-is one of neighbours in time, and what is printed are medians, of memory the largest. The last line is what one file
-more costs, which is the cost without starting and ending.
+``python -m benchmarks.data [--few N] [--many N] [--side PIXELS]`` draws JPEG files into a temporary project, acquires
+and cleans them by the stages' own commands, and samples the memory of every process that takes part. ``plain`` decodes
+and resizes the same files with Pillow in as many processes and does nothing else. All in one run, where the two take
+turns: each ratio is one of neighbours in time, and what is printed are medians, of memory the largest. The last line is
+what one file more costs, which is the cost without starting and ending.
 """
 
 from __future__ import annotations

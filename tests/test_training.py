@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aigc_tasks import compute, model, tracking
-from aigc_tasks.card import Card
+from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean.arrays import Split
 from aigc_tasks.errors import UserError
 from aigc_tasks.families import Family, Objective
@@ -24,7 +24,7 @@ from aigc_tasks.families.vae import Vae
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import Affine, Augmentation, Colour, Flip, Knobs, checkpoint, loop
 from aigc_tasks.train.augmentation import augmented, transform
-from aigc_tasks.train.training import FAILURE, broken_off, write_curves
+from aigc_tasks.train.training import FAILURE, LOOKED_AT, broken_off, looks, write_curves
 
 SHAPE = (1, 8, 8)
 FAMILIES: dict[str, tuple[Family, str]] = {
@@ -276,6 +276,18 @@ class Moody(Line):
         yield objective._replace(curves={**objective.curves, **more})
 
     turns: ClassVar[Iterator[int]] = iter(range(1000))
+
+
+@pytest.mark.parametrize("counts", [[100], [90] * 10, [1000, 20, 1], [7] * 40])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_look_has_a_row_of_every_class_and_the_shares_of_all(counts: list[int], named: bool) -> None:
+    counts = counts if named else [sum(counts)]
+    classes = [str(number) for number in range(len(counts))] if named else []
+    labels, shown = looks(Card("r", "d", "gan", "resnet", {}, (1, 8, 8), classes, counts, ""))
+    assert (labels[:LOOKED_AT] == proportional(counts, LOOKED_AT)).all()
+    assert labels[shown].tolist() == sorted([*range(len(counts))] * (10 if named else 100))
+    assert len(set(shown)) == len(shown)
+    assert len(labels) <= LOOKED_AT + len(shown)
 
 
 def test_curves_may_come_and_go(data: Split, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from aigc_tasks.train import loop
 INITIAL = 0  # what a seed is for: the first weights
 FAILURE = "aigc.failure"  # tag of a run: why it failed
 GRID = 10  # samples per class in the pictures of training
-LOOKED_AT = 250  # samples of every look, for the quality over training
+LOOKED_AT = 250  # samples of every look, for the quality over training; the picture shows some of them
 
 
 class Looker:
@@ -33,8 +33,7 @@ class Looker:
 
     def __init__(self, curves: Curves, settings: Recipe, card: Card, work: Path) -> None:
         self.curves, self.settings, self.card, self.work = curves, settings, card, work
-        self.rows = grid_labels(card.classes)
-        self.labels = np.concatenate([self.rows, proportional(card.counts, LOOKED_AT)])
+        self.labels, self.shown = looks(card)
 
     def point(self, step: int, curves: dict[str, float]) -> None:
         self.curves.point(step, curves)
@@ -42,9 +41,9 @@ class Looker:
     def picture(self, step: int, network: nn.Module) -> None:
         given = (self.settings.family, network, self.card.shape, self.labels)
         samples = model.sample(*given, seed=0, levels=self.card.levels)
-        self.curves.picture(step, image.grid(samples[: len(self.rows)], GRID))
+        self.curves.picture(step, image.grid(samples[self.shown], GRID))
         content = io.BytesIO()
-        np.save(content, samples[len(self.rows) :])
+        np.save(content, samples[:LOOKED_AT])
         layout.replace(self.work / f"snapshot-{step:08d}.npy", content.getvalue())
 
     def saving(self, step: int) -> None:
@@ -167,9 +166,16 @@ def card_of(settings: Recipe, data: arrays.Clean, fingerprint: str) -> Card:
     )
 
 
-def grid_labels(classes: list[str]) -> np.ndarray:
-    """Class numbers of a grid with one class a row; ten rows where there are none."""
-    return np.repeat(np.arange(len(classes)), GRID) if classes else np.zeros(GRID * GRID, np.int64)
+def looks(card: Card) -> tuple[np.ndarray, np.ndarray]:
+    """Class numbers to draw, the first ``LOOKED_AT`` in the classes' shares; and which of them make the picture.
+
+    It has one class a row, or ten rows of the only one.
+    """
+    drawn, classes = proportional(card.counts, LOOKED_AT), np.arange(len(card.counts))
+    wanted = GRID if card.classes else GRID * GRID
+    lacking = np.maximum(wanted - np.bincount(drawn, minlength=len(classes)), 0)
+    labels = np.concatenate([drawn, np.repeat(classes, lacking)])
+    return labels, np.concatenate([np.flatnonzero(labels == number)[:wanted] for number in classes])
 
 
 def write_curves(path: Path, history: list[dict[str, float]]) -> None:

@@ -140,7 +140,7 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
         with while_paused(mine):
             draw(tmp_path / "more", range(FIRST, GROWN))
             real.upload(tmp_path / "more", "pictures", "digits")
-            mine.edit(training(steps=600))
+            mine.edit(training(steps=240))
             publish(mine)
         wait_for(lambda: checkpointed(clone), 120)
         family = psutil.Process(worker.pid).children(recursive=True)

@@ -164,7 +164,7 @@ def test_a_source_that_is_gone_ends_it_with_the_stages_own_line(trained: Project
 
 
 def slowly(params: Any) -> None:
-    params["recipes"]["digits-gan"]["train"] = {"steps": 600, "checkpoint_every": 20, "picture_every": 600}
+    params["recipes"]["digits-gan"]["train"] = {"steps": 240, "checkpoint_every": 20, "picture_every": 240}
 
 
 def at_work(project: Project, what: str) -> psutil.Process | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,15 +67,15 @@ def losses(family: Gan, weights: list[float], real: float, fake: float) -> dict[
 def test_a_blind_discriminator_costs_log_two() -> None:
     for objective in ("relativistic", "bce"):
         found = losses(Gan(objective=objective), [0.0] * 4, 1.0, -1.0)  # type: ignore[arg-type]
-        assert found["discriminator"][0] == pytest.approx(log(2))
-        assert found["generator"][0] == pytest.approx(log(2))
+        assert found["discriminator"][0] == pytest.approx(math.log(2))
+        assert found["generator"][0] == pytest.approx(math.log(2))
 
 
 def test_the_relativistic_loss_is_that_of_the_pair() -> None:
     """D(real) - D(fake) = Σw·(1 - (-1)) = 2 for w = ¼: softplus(-2) for the one, softplus(2) for the other."""
     found = losses(Gan(penalty=0.0), [0.25] * 4, 1.0, -1.0)
-    assert found["discriminator"][0] == pytest.approx(log(1 + torch.tensor(-2.0).exp().item()), rel=1e-5)
-    assert found["generator"][0] == pytest.approx(log(1 + torch.tensor(2.0).exp().item()), rel=1e-5)
+    assert found["discriminator"][0] == pytest.approx(math.log(1 + torch.tensor(-2.0).exp().item()), rel=1e-5)
+    assert found["generator"][0] == pytest.approx(math.log(1 + torch.tensor(2.0).exp().item()), rel=1e-5)
     assert found["discriminator"][1]["margin"] == pytest.approx(2.0)
 
 
@@ -87,6 +87,24 @@ def test_penalties_are_the_squared_slope() -> None:
     found = losses(Gan(penalty=0.3), [0.25] * 4, 1.0, -1.0)["discriminator"]
     bare = losses(Gan(penalty=0.0), [0.25] * 4, 1.0, -1.0)["discriminator"]
     assert found[0] - bare[0] == pytest.approx(0.3 / 2 * (0.25 + 0.25), rel=1e-5)
+
+
+class Bowl(nn.Module):
+    """A discriminator |x|²/2: its gradient at x is x."""
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return images.square().flatten(1).sum(1) / 2
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_quarter_of_a_batch_is_penalised_and_all_of_it_compared(count: int) -> None:
+    images, some = torch.ones(count, 1, 2, 2), math.ceil(count / 4)
+    images[some:] *= 3
+    networks: dict[str, nn.Module] = {"discriminator": Bowl(), "generator": Constant(torch.full((1, 2, 2), 0.5))}
+    objective = next(Gan().objectives(networks, images, torch.zeros(count, dtype=torch.int64)))
+    assert float(objective.curves["r1"]) == pytest.approx(4)  # four pixels of 1
+    assert float(objective.curves["r2"]) == pytest.approx(1)
+    assert float(objective.curves["margin"]) == pytest.approx(2 * (some + 9 * (count - some)) / count - 0.5)
 
 
 def test_the_textbook_gan_has_the_textbooks_layers() -> None:

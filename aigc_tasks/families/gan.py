@@ -67,6 +67,7 @@ class Gan(Family):
         with torch.no_grad():
             fakes = self.draw(generator, labels)
         penalised = self.objective == "relativistic" and self.penalty > 0
+        # What is penalised is judged apart from the rest: it alone keeps what a second pass needs.
         some = math.ceil(PENALISED * len(images)) if penalised else len(images)
         sizes = [size for size in (some, len(images) - some) if size]
         parts = [torch.cat(pair).detach() for pair in zip(images.split(sizes), fakes.split(sizes), strict=True)]

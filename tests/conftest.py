@@ -158,6 +158,25 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.fixture(scope="session")
+def new_prefect_home(once: Once) -> Path:
+    """Where Prefect has made its database, which takes seconds, and nothing is in it yet."""
+
+    def work(project: Project) -> None:
+        project.path.mkdir(parents=True)
+        project.env["PREFECT_HOME"] = str(project.path)
+        project.check("prefect", "server", "database", "upgrade", "--yes")
+
+    return once("prefect-home", work).path
+
+
+@pytest.fixture
+def prefect_home(new_prefect_home: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(new_prefect_home, tmp_path / "prefect")
+    return tmp_path / "prefect"
+
+
+@pytest.fixture(scope="session")
 def prefect_api(env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server for the session."""
     from aigc_tasks import servers
@@ -193,8 +212,18 @@ def once(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Once:
 
 @pytest.fixture(scope="session")
 def finished(once: Once) -> Project:
-    """A project in which `dvc repro` has run. Not to be changed: take a copy, ``done``."""
-    return once("finished", lambda project: checkout(project).check("dvc", "repro"))
+    """A project in which `dvc repro` has run. Not to be changed: take a copy, ``done``.
+
+    What each stage imported is noted in ``imported`` beside it.
+    """
+
+    def work(project: Project) -> None:
+        noted = project.path.parent / "imported"
+        noted.mkdir(parents=True)
+        noting = {"PYTHONPATH": str(ROOT / "tests/noting"), "IMPORTED": str(noted)}
+        checkout(Project(project.path, project.env | noting)).check("dvc", "repro")
+
+    return once("finished", work)
 
 
 @pytest.fixture(scope="session")

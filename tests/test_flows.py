@@ -56,19 +56,19 @@ def test_a_schedule_fires(done: Project, prefect_api: str) -> None:
 
 
 def test_a_deployment_runs_on_a_worker_and_gives_the_same_bytes(
-    finished: Project, project: Project, prefect_api: str
+    finished: Project, untrained: Project, prefect_api: str
 ) -> None:
-    project.env["PREFECT_API_URL"] = prefect_api
-    project.check("prefect", "work-pool", "create", "aigc", "--type", "process")
-    project.check("prefect", "--no-prompt", "deploy", "--all")
-    project.check("prefect", "deployment", "run", "pipeline/digits-gan")
-    worker = project.start("aigc", "work", start_new_session=True)
+    untrained.env["PREFECT_API_URL"] = prefect_api
+    untrained.check("prefect", "work-pool", "create", "aigc", "--type", "process")
+    untrained.check("prefect", "--no-prompt", "deploy", "--all")
+    untrained.check("prefect", "deployment", "run", "pipeline/digits-gan")
+    worker = untrained.start("aigc", "work", start_new_session=True)
     try:
         run = wait_for_run(prefect_api, "digits-gan", 180)
     finally:
         lifeline.stop(worker)
     assert run["state_name"] == "Completed"
-    assert project.lock() == finished.lock()
+    assert untrained.lock() == finished.lock()
 
 
 def test_one_training_at_a_time_on_a_gpu(

@@ -53,6 +53,18 @@ def checkpointed(project: Project) -> bool:
     return any((project.path / ".aigc/checkpoints").rglob("checkpoint.safetensors"))
 
 
+def trains_to_the_same_bytes(project: Project, finished: Project, *command: str) -> str:
+    """Whatever was begun before; by hand, if no command is given. Returns what is said."""
+    done = project.run(*(command or ("dvc", "repro", "train@digits-gan")))
+    assert done.returncode == 0, done.stderr
+    assert project.lock()["train@digits-gan"] == finished.lock()["train@digits-gan"]
+    (run,) = project.runs()
+    assert run.info.status == "FINISHED"
+    points = project.mlflow().get_metric_history(run.info.run_id, "curves/generator")
+    assert [point.step for point in points] == [20, 40, 60]
+    return done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("victim", "moment"),
     [(victim, "first checkpoint") for victim in ("flow", "dvc", "stage")] + [("flow", "before training")],
@@ -74,14 +86,9 @@ def test_kill_9_leaves_no_orphan_and_resumes_to_the_same_bytes(
     assert flow.returncode != 0
     assert "Traceback" not in output
     wait_for(lambda: not processes_of(untrained), 15)
-    again = untrained.run("aigc", "run", "digits-gan")
-    assert again.returncode == 0, again.stderr
-    assert ("resumes after step" in again.stderr + again.stdout) == (moment == "first checkpoint")
-    assert untrained.hashes() == finished.hashes()
-    (run,) = untrained.runs()
-    assert run.info.status == "FINISHED"
-    points = untrained.mlflow().get_metric_history(run.info.run_id, "curves/generator")
-    assert [point.step for point in points] == [20, 40, 60]
+    again = ("aigc", "run", "digits-gan") if victim == "flow" else ()
+    said = trains_to_the_same_bytes(untrained, finished, *again)
+    assert ("resumes after step" in said) == (moment == "first checkpoint")
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -100,30 +107,14 @@ def test_a_flow_that_is_asked_to_stop_stops_its_stage(
     assert "Traceback" not in output
     (run,) = untrained.runs()
     assert run.info.status == "KILLED"
-    untrained.check("dvc", "repro")  # by hand this time
-    assert untrained.hashes() == finished.hashes()
-    (run,) = untrained.runs()
-    assert run.info.status == "FINISHED"
-
-
-def test_kill_9_of_dvc_started_by_hand_takes_the_stage_along(finished: Project, untrained: Project) -> None:
-    dvc = untrained.start("dvc", "repro")
-    wait_for(lambda: checkpointed(untrained))
-    dvc.kill()
-    dvc.communicate(timeout=120)
-    wait_for(lambda: not processes_of(untrained), 15)
-    untrained.check("dvc", "repro")
-    assert untrained.hashes() == finished.hashes()
-    assert len(untrained.runs()) == 1
+    assert "resumes after step" in trains_to_the_same_bytes(untrained, finished)
 
 
 def test_killed_between_the_stages_end_and_dvcs_record_is_one_run(finished: Project, untrained: Project) -> None:
     """The stage has finished its run and removed its checkpoint; DVC, killed, never wrote that down."""
     untrained.check("python", "-m", "aigc_tasks.train", "digits-gan")
     assert not list((untrained.path / ".aigc/checkpoints/digits-gan").iterdir())
-    untrained.check("dvc", "repro")
-    assert untrained.hashes() == finished.hashes()
-    assert len(untrained.runs()) == 1
+    trains_to_the_same_bytes(untrained, finished)
 
 
 def test_a_forced_training_is_a_new_run_with_the_same_bytes(done: Project) -> None:
@@ -150,13 +141,22 @@ def test_cancel_in_prefects_ui_stops_the_work(untrained: Project, prefect_api: s
         assert json.load(answer)["state"]["type"] == "CANCELLED"
 
 
-def test_two_flows_in_one_folder_take_turns(finished: Project, untrained: Project, prefect_api: str) -> None:
+def test_two_flows_take_turns_and_take_up_what_was_killed_by_hand(
+    finished: Project, untrained: Project, prefect_api: str
+) -> None:
+    dvc = untrained.start("dvc", "repro")
+    wait_for(lambda: checkpointed(untrained))
+    dvc.kill()
+    dvc.communicate(timeout=120)
+    wait_for(lambda: not processes_of(untrained), 15)
+
     untrained.env["PREFECT_API_URL"] = prefect_api
     first = untrained.start("aigc", "run", "digits-gan")
     wait_for(lambda: find(untrained, "stage"))
     second = untrained.run("aigc", "run", "digits-gan")
-    first.communicate(timeout=300)
+    said, _ = first.communicate(timeout=300)
     assert first.returncode == second.returncode == 0, second.stderr
+    assert "resumes after step" in said
     assert "waiting for digits-gan (process" in second.stderr + second.stdout
     assert untrained.hashes() == finished.hashes()
     assert len(untrained.runs()) == 1
@@ -177,6 +177,4 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(finished
     assert "Traceback" not in limited.stderr
     (run,) = untrained.runs()
     assert run.info.status == "FAILED"
-    untrained.check("dvc", "repro")
-    assert untrained.hashes() == finished.hashes()
-    assert len(untrained.runs()) == 1
+    trains_to_the_same_bytes(untrained, finished)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -213,10 +212,6 @@ def test_the_flow_ends_with_the_gate(market: Project) -> None:
     assert f"product   {PRODUCT} version 1 (fair) is the champion" in said
     assert aliases(market) == {"champion": 1}
     assert "fair is up to date: nothing to run" in market.check("aigc", "run", "fair")
-    market.edit(lambda p: p["products"][PRODUCT]["gate"]["at_most"].update(fid_ratio=0.001))
-    refused = market.check("aigc", "run", "poor")
-    assert "was refused and stays a challenger" in refused
-    assert "fid_ratio is" in refused
 
 
 def test_what_is_served_is_what_was_measured(live: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,21 +229,11 @@ def test_what_is_served_is_what_was_measured(live: Project, monkeypatch: pytest.
     assert "Error: worn out." in served.ask(version, 16, 30).trouble
 
 
-def test_on_a_server_that_keeps_the_artifacts(market: Project, tmp_path: Path) -> None:
-    """Nothing is shared with it but its address: files come and go through it."""
-    port = servers.free_port(0)
-    places = ("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept")
-    command = ("server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *places)
-    with servers.serving("mlflow", *command, url=f"http://127.0.0.1:{port}/health", env=market.env):
-        market.env["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
-        market.edit(lambda p: p["recipes"]["poor"]["train"].update(seed=1))
-        market.check("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qam", "seed")
-        market.check("dvc", "repro", "evaluate@poor")
-        assert f"{PRODUCT} version 1 (poor) is the champion" in market.check("aigc", "promote", "poor")
-        market.check("aigc", "generate", PRODUCT, "--count", "3", "--out", "made")
-        assert len(list((market.path / "made").glob("0*.png"))) == 3
-        assert "the chain holds" in market.check("aigc", "verify", PRODUCT)
-    market.env["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"  # by default MLflow is patient with a server that is gone
+def test_a_server_that_is_gone_is_one_line(market: Project) -> None:
+    market.env |= {
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{servers.free_port(0)}",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by default MLflow is patient with it
+    }
     done = market.run("aigc", "products")
     assert done.returncode == 1
     assert error(done.stderr).startswith("error: MLflow: ")

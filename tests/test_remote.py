@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aigc_tasks.acquire import Entry, Source, downloading, intake, places, raw, remote, store, urls
+from aigc_tasks.acquire import Entry, Source, downloading, intake, places, raw, remote, store, unreachable, urls
 from aigc_tasks.errors import UserError
 
 BIG = np.random.default_rng(0).bytes(3_000_001)
@@ -124,7 +124,7 @@ def web() -> Iterator[Web]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(unreachable, "PAUSES", (0.01, 0.02, 0.04))
 
 
 def png(seed: int) -> bytes:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aigc_tasks import acquire
-from aigc_tasks.acquire import Entry, intake, labels, raw, remote, torchvision
+from aigc_tasks.acquire import Entry, intake, labels, raw, torchvision, unreachable
 from aigc_tasks.errors import UserError
 
 
@@ -65,7 +65,7 @@ def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSES", (0.0,))
+    monkeypatch.setattr(unreachable, "PAUSES", (0.0,))
 
 
 # Published sets

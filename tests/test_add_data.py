@@ -97,7 +97,8 @@ def test_the_commands_it_ends_with_work(project: Project) -> None:
     train = np.load(project.path / "data/clean/pets/train.npy")
     assert train.shape[1:] == (3, 32, 32)
     paste(project, said)
-    project.edit(lambda p: p["recipes"]["pets-diffusion"].update(train={"steps": 2}))
+    few = {"model": {"width": 8, "patch": 4}, "train": {"steps": 2, "batch": 8}}
+    project.edit(lambda p: p["recipes"]["pets-diffusion"].update(few))
     project.check("dvc", "repro", "--single-item", "train@pets-diffusion")
     assert (project.path / "data/models/pets-diffusion").is_dir()
 

@@ -125,10 +125,9 @@ def append(project: Project, path: str) -> None:
         file.write("\n# changed\n")
 
 
-def test_a_changed_family_trains_again(done: Project) -> None:
+def test_a_changed_family_is_trained_again(done: Project) -> None:
     append(done, "aigc_tasks/families/gan.py")
-    assert ran(done.check("dvc", "repro")) == STAGES[3:]
-    assert len(done.runs()) == 2
+    assert list(json.loads(done.check("dvc", "status", "--json"))) == STAGES[3:]
 
 
 def test_what_no_stage_depends_on_runs_nothing(done: Project) -> None:

@@ -199,11 +199,11 @@ def test_what_cannot_be_checked_says_why(live: Project) -> None:
 
 
 def test_changes_that_were_not_committed_are_named(market: Project) -> None:
-    market.edit(lambda p: p["recipes"]["fair"]["train"].update(seed=4))
+    market.edit(lambda p: p["recipes"]["fair"]["postprocess"].update(seed=4))
     market.check("dvc", "repro", "evaluate@fair")
     market.check("aigc", "promote", "fair")
     done = market.run("aigc", "verify", PRODUCT)
     assert done.returncode == 2
     assert links(done.stdout)["code"] == "cannot be checked"
-    assert "params.yaml: recipes.fair.train is not the one that train@fair ran with" in done.stdout
+    assert "params.yaml: recipes.fair.postprocess is not the one that postprocess@fair ran with" in done.stdout
     assert "changes that were not committed" in done.stdout

@@ -214,11 +214,11 @@ def test_a_change_that_comes_back_is_told_again(place: Path, prefect_api: str) -
 
 
 @pytest.mark.slow
-def test_new_data_starts_a_retraining_that_knows_why(project: Project, tmp_path: Path) -> None:
+def test_new_data_starts_a_retraining_that_knows_why(project: Project, prefect_home: Path) -> None:
     draw(project.path / "pictures", range(FIRST))
     project.edit(learn_from_a_folder)
     project.edit(schedule())
-    project.env["PREFECT_HOME"] = str(tmp_path / "prefect")
+    project.env["PREFECT_HOME"] = str(prefect_home)
     with serving(project) as (_, api), watching(project) as (_, log):
         wait_for(lambda: "remembered as they are" in log.read_text())
         draw(project.path / "pictures", range(FIRST, GROWN))

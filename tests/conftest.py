@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,16 @@ TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ b
 def error(output: str) -> str:
     """The line of a command's output that says what went wrong; Prefect may have something to say after it."""
     return next(line for line in reversed(output.splitlines()) if line.startswith("error: "))
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
+    """What the condition gives as soon as that is true; a fifth of the time goes to looking, at most."""
+    deadline = time.monotonic() + seconds
+    while (began := time.monotonic()) < deadline:
+        if found := condition():
+            return found
+        time.sleep(max(0.02, 4 * (time.monotonic() - began)))
+    raise AssertionError("waited in vain")
 
 
 @dataclass

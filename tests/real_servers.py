@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import TIMEOUT
 
 from aigc_tasks import servers
 
@@ -59,7 +60,7 @@ def postgres_programs() -> Path:
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + TIMEOUT
     while not ready():
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()

@@ -13,7 +13,7 @@ import sys
 import urllib.request
 
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, TIMEOUT, Project
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["list"], ["add"], ["ui"]])
@@ -115,7 +115,7 @@ def test_the_uis_are_served_on_loopback_and_a_taken_port_is_replaced(done: Proje
         again = done.run("aigc", "run", "digits-gan")
         assert again.returncode == 0, again.stderr
         ui.send_signal(signal.SIGTERM)
-        ui.communicate(timeout=120)
+        ui.communicate(timeout=TIMEOUT)
         for each in ports:
             with socket.socket() as probe:
                 assert probe.connect_ex(("127.0.0.1", each)) != 0

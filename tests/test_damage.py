@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import Project
+from conftest import TIMEOUT, Project
 from PIL import Image, ImageCms
 from test_cleaning import photograph
 from test_decoding import bomb, chunked, encoded, noise
@@ -656,7 +656,7 @@ def unfinished(project: Project) -> list[Path]:
 def kill_when(project: Project, condition: Callable[[], Any]) -> list[psutil.Process]:
     """Start cleaning, kill it as soon as the condition holds; returns its children of that moment."""
     process = project.start(sys.executable, "-m", "aigc_tasks.clean", "wild", stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert process.poll() is None, "ended before it could be killed"
         assert time.monotonic() < deadline
@@ -708,7 +708,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(project: Project, many
         *(sys.executable, "-m", f"aigc_tasks.{stage}", "wild"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=TIMEOUT)
     lines = [line for line in output.splitlines() if not line.startswith("\x1e")]
     assert process.returncode == 1
     assert len(lines) == 1, output

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, error
-from test_kills import checkpointed, wait_for
+from conftest import TIMEOUT, Project, error, wait_for
+from test_kills import checkpointed
 
 from aigc_tasks import edits
 from aigc_tasks.errors import UserError
@@ -24,7 +24,7 @@ def test_a_knob_edited_while_training_is_refused_and_put_back_costs_nothing(
     dvc = untrained.start("dvc", "repro", "train@digits-gan")
     wait_for(lambda: checkpointed(untrained))
     untrained.edit(lambda params: params["recipes"]["digits-gan"]["train"].update(steps=10))
-    output, _ = dvc.communicate(timeout=180)
+    output, _ = dvc.communicate(timeout=TIMEOUT)
     assert dvc.returncode != 0
     assert error(output).startswith(f"error: {SECTION}: changed while train@digits-gan was at work")
     assert "train@digits-gan" not in untrained.lock()
@@ -45,7 +45,7 @@ def test_an_edit_of_what_the_stage_does_not_read_disturbs_nothing(finished: Proj
     untrained.edit(lambda params: params["recipes"]["digits-gan"].update(evaluate={"seed": 3}))
     with open(untrained.path / "aigc_tasks/cli.py", "a") as file:
         file.write("# a thought\n")
-    dvc.communicate(timeout=180)
+    dvc.communicate(timeout=TIMEOUT)
     assert dvc.returncode == 0
     assert untrained.lock()["train@digits-gan"] == finished.lock()["train@digits-gan"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, SHARED, Project, checkout, with_every_family
+from conftest import FAMILIES, ROOT, SHARED, Project, checkout, wait_for, with_every_family
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -43,9 +43,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(family: str, every: Project
     recipe = f"digits-{family}"
     training = untrained.start("dvc", "repro", f"train@{recipe}")
     folder = untrained.path / ".aigc/checkpoints" / recipe
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("*/checkpoint.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: list(folder.glob("*/checkpoint.safetensors")))
     training.send_signal(signal.SIGKILL)
     training.communicate()
     time.sleep(1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, error
+from conftest import Project, error, wait_for
 
 from aigc_tasks import lifeline
 
@@ -31,13 +30,8 @@ def completed(api: str, deployment: str) -> list[dict[str, Any]]:
     return ask(api, "/flow_runs/filter", chosen)
 
 
-def wait_for_run(api: str, deployment: str, seconds: float = 120) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := completed(api, deployment):
-            return found[0]
-        time.sleep(0.5)
-    raise AssertionError(f"no run of {deployment} completed")
+def wait_for_run(api: str, deployment: str) -> dict[str, Any]:
+    return wait_for(lambda: completed(api, deployment))[0]
 
 
 def test_a_schedule_fires(done: Project, prefect_api: str) -> None:
@@ -64,7 +58,7 @@ def test_a_deployment_runs_on_a_worker_and_gives_the_same_bytes(
     untrained.check("prefect", "deployment", "run", "pipeline/digits-gan")
     worker = untrained.start("aigc", "work", start_new_session=True)
     try:
-        run = wait_for_run(prefect_api, "digits-gan", 180)
+        run = wait_for_run(prefect_api, "digits-gan")
     finally:
         lifeline.stop(worker)
     assert run["state_name"] == "Completed"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Project
+from conftest import TIMEOUT, Project
 from market import PRODUCT
 from PIL import Image
 
@@ -61,7 +61,7 @@ def test_the_function_the_command_and_the_served_model_agree(
     env = {**settled_market.env, "MLFLOW_TRACKING_URI": f"sqlite:///{settled_market.path}/mlruns/mlflow.db"}
     child = lifeline.spawn("mlflow", *serve, env=env, output=subprocess.DEVNULL, cwd=tmp_path)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + TIMEOUT
         while not servers.answers(f"http://127.0.0.1:{port}/health"):
             assert child.poll() is None
             assert time.monotonic() < deadline
@@ -95,7 +95,7 @@ def test_a_generation_that_was_killed_goes_on_to_the_same_bytes(
     command = ("aigc", "generate", PRODUCT, "--count", "5000", "--seed", "1", "--out")
     child = settled_market.start(*command, str(tmp_path / "killed"), start_new_session=True)
     note = tmp_path / "killed/generated.json"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline and not (note.exists() and json.loads(note.read_text())["batches"] >= 3):
         time.sleep(0.01)
     os.killpg(child.pid, signal.SIGKILL)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable
-from typing import Any
 
 import psutil
 import pytest
-from conftest import Project, error
+from conftest import TIMEOUT, Project, error, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -38,15 +35,6 @@ def find(project: Project, what: str) -> psutil.Process | None:
         except psutil.Error:
             continue
     return None
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("waited in vain")
 
 
 def checkpointed(project: Project) -> bool:
@@ -82,10 +70,10 @@ def test_kill_9_leaves_no_orphan_and_resumes_to_the_same_bytes(
     process = find(untrained, victim)
     assert process is not None
     process.kill()
-    output, _ = flow.communicate(timeout=180)
+    output, _ = flow.communicate(timeout=TIMEOUT)
     assert flow.returncode != 0
     assert "Traceback" not in output
-    wait_for(lambda: not processes_of(untrained), 15)
+    wait_for(lambda: not processes_of(untrained), 60)
     again = ("aigc", "run", "digits-gan") if victim == "flow" else ()
     said = trains_to_the_same_bytes(untrained, finished, *again)
     assert ("resumes after step" in said) == (moment == "first checkpoint")
@@ -101,7 +89,7 @@ def test_a_flow_that_is_asked_to_stop_stops_its_stage(
     )
     wait_for(lambda: checkpointed(untrained))
     flow.send_signal(sign)
-    output, _ = flow.communicate(timeout=180)
+    output, _ = flow.communicate(timeout=TIMEOUT)
     assert flow.returncode not in (0, None)
     assert not processes_of(untrained)
     assert "Traceback" not in output
@@ -133,7 +121,7 @@ def test_cancel_in_prefects_ui_stops_the_work(untrained: Project, prefect_api: s
     flow_run = f"{prefect_api}/flow_runs/{run.data.tags['prefect.flow_run_id']}"
     body = json.dumps({"state": {"type": "CANCELLING"}}).encode()
     urllib.request.urlopen(urllib.request.Request(f"{flow_run}/set_state", body, {"Content-Type": "application/json"}))
-    output, _ = flow.communicate(timeout=180)
+    output, _ = flow.communicate(timeout=TIMEOUT)
     assert flow.returncode == 1
     assert error(output) == "error: cancelled; run again to go on from the last checkpoint"
     assert not processes_of(untrained)
@@ -147,14 +135,14 @@ def test_two_flows_take_turns_and_take_up_what_was_killed_by_hand(
     dvc = untrained.start("dvc", "repro")
     wait_for(lambda: checkpointed(untrained))
     dvc.kill()
-    dvc.communicate(timeout=120)
-    wait_for(lambda: not processes_of(untrained), 15)
+    dvc.communicate(timeout=TIMEOUT)
+    wait_for(lambda: not processes_of(untrained), 60)
 
     untrained.env["PREFECT_API_URL"] = prefect_api
     first = untrained.start("aigc", "run", "digits-gan")
     wait_for(lambda: find(untrained, "stage"))
     second = untrained.run("aigc", "run", "digits-gan")
-    said, _ = first.communicate(timeout=300)
+    said, _ = first.communicate(timeout=TIMEOUT)
     assert first.returncode == second.returncode == 0, second.stderr
     assert "resumes after step" in said
     assert "waiting for digits-gan (process" in second.stderr + second.stdout

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Project, error
+from conftest import TIMEOUT, Project, error
 from market import PRODUCT, aliases, events
 
 from aigc_tasks import servers, tracking
@@ -184,7 +184,7 @@ def test_killed_between_any_two_steps_nothing_is_half_promoted(
 def test_killed_for_real_the_next_command_sets_it_right(market: Project) -> None:
     market.check("aigc", "promote", "poor")
     promoting_fair = market.start("aigc", "promote", "fair", start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline and len(events(market)) < 3 and promoting_fair.poll() is None:
         time.sleep(0.05)
     os.killpg(promoting_fair.pid, signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_killed_for_real_the_next_command_sets_it_right(market: Project) -> None
 
 def test_two_at_once_end_in_one_champion_and_a_whole_history(market: Project) -> None:
     both = [market.start("aigc", "promote", recipe) for recipe in ("poor", "fair")]
-    said = [one.communicate(timeout=300)[0] for one in both]
+    said = [one.communicate(timeout=TIMEOUT)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     decided = [event for event in events(market) if event[0] != "challenge"]
     assert len(decided) == 2

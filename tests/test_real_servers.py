@@ -12,17 +12,16 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Project, checkout
+from conftest import Project, checkout, wait_for
 from pictures import FIRST, GROWN, draw
 from real_servers import Servers, all_of_them
 from ruamel.yaml import YAML
 from test_flows import ask
-from test_kills import wait_for
 from test_retrain import checkpointed, seen
 
 from aigc_tasks import lifeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 
 PULL = {
     "prefect.deployments.steps.run_shell_script": {
@@ -85,7 +84,7 @@ def while_paused(project: Project) -> Iterator[None]:
     """Nothing is at work in this block, so that no run sees half of what is changed in it."""
     project.check("aigc", "pause", "digits-gan")
     at_work = {"flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
-    wait_for(lambda: not ask(project.env["PREFECT_API_URL"], "/flow_runs/filter", at_work), 120)
+    wait_for(lambda: not ask(project.env["PREFECT_API_URL"], "/flow_runs/filter", at_work))
     yield
     project.check("aigc", "resume", "digits-gan")
 
@@ -134,15 +133,15 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
     clone = Project(tmp_path / "clone", mine.env)
 
     with working(clone) as (worker, log):
-        wait_for(lambda: ended(api, "Promoted"), 300)
-        wait_for(lambda: ended(api, "UpToDate"), 120)
+        wait_for(lambda: ended(api, "Promoted"))
+        wait_for(lambda: ended(api, "UpToDate"))
         assert (champion(real), len(runs(real))) == ("1", 1)
         with while_paused(mine):
             draw(tmp_path / "more", range(FIRST, GROWN))
             real.upload(tmp_path / "more", "pictures", "digits")
             mine.edit(training(steps=240))
             publish(mine)
-        wait_for(lambda: checkpointed(clone), 120)
+        wait_for(lambda: checkpointed(clone))
         family = psutil.Process(worker.pid).children(recursive=True)
         worker.send_signal(signal.SIGKILL)
         psutil.wait_procs(family, timeout=20)
@@ -150,7 +149,7 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
         assert "resumes after step" not in log.read_text()
 
     with working(clone) as (worker, log):
-        wait_for(lambda: len(ended(api, "Promoted")) == 2, 300)
+        wait_for(lambda: len(ended(api, "Promoted")) == 2)
         said = log.read_text()
         assert "digits-gan goes on: it was at work when it was killed" in said
         assert "resumes after step" in said
@@ -159,7 +158,7 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
         with while_paused(mine):
             mine.edit(training(steps=1))
             publish(mine)
-        (refused,) = wait_for(lambda: ended(api, "Refused"), 200)
+        (refused,) = wait_for(lambda: ended(api, "Refused"))
         verdict = "version 3 (digits-gan) was refused and stays a challenger, version 2 stays the champion"
         assert verdict in refused["state"]["message"]
         assert champion(real) == "2"

@@ -6,34 +6,36 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest import Project, error
+from conftest import Project, error, wait_for
 from pictures import FIRST, GROWN, draw
 from PIL import Image
 from ruamel.yaml import YAML
 from test_flows import ask
-from test_kills import wait_for
 
 pytestmark = pytest.mark.slow
 
 
-def last_run(project: Project) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """The last run of the flow as the server knows it: itself, its tasks' states, its artifacts by key."""
+def last_run(project: Project, ended: int = 0) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """The last run of the flow as the server knows it: itself, its tasks' states, its artifacts by key.
+
+    Waits for the ends of so many tasks: they are recorded from events, a moment later.
+    """
     api = project.env["PREFECT_API_URL"]
     newest = {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_DESC", "limit": 1}
     (run,) = ask(api, "/flow_runs/filter", newest)
     chosen = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    deadline = time.monotonic() + 15
-    while True:  # task runs are recorded from events, a moment later
-        tasks = {task["name"]: task["state_name"] for task in ask(api, "/task_runs/filter", chosen)}
-        if (len(tasks) == 6 and "Running" not in tasks.values()) or time.monotonic() > deadline:
-            break
-        time.sleep(0.5)
+    tasks: dict[str, str] = {}
+
+    def all_told() -> bool:
+        tasks.update({task["name"]: task["state_name"] for task in ask(api, "/task_runs/filter", chosen)})
+        return len(tasks) >= ended and (not ended or "Running" not in tasks.values())
+
+    wait_for(all_told)
     artifacts = ask(api, "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     return run, tasks, {artifact["key"]: artifact["data"] for artifact in artifacts}
 
@@ -68,7 +70,7 @@ def test_the_same_source_trains_nothing(trained: Project) -> None:
     before = seen(trained)
     said = trained.check("aigc", "retrain", "digits-gan")
     assert "\nnothing has changed: digits-gan is up to date\n" in said
-    run, tasks, artifacts = last_run(trained)
+    run, tasks, artifacts = last_run(trained, 1)
     assert run["state_name"] == "UpToDate"
     assert tasks == {"acquire": "Ran"}
     assert not artifacts
@@ -88,7 +90,7 @@ def test_a_grown_source_is_trained_on_and_kept_on_a_branch(trained: Project, tmp
     after = seen(trained), trained.check("git", "status", "--porcelain"), trained.check("git", "log", "--oneline")
     assert after == before, "the checkout is as it was"
 
-    run, tasks, artifacts = last_run(trained)
+    run, tasks, artifacts = last_run(trained, 6)
     assert run["state_name"] == "Completed"
     assert tasks.pop("drift") == "Grown"
     assert tasks == dict.fromkeys(("acquire", "clean", "train", "postprocess", "evaluate"), "Ran")
@@ -124,7 +126,7 @@ def test_inverted_pictures_are_a_drift_that_the_run_is_named_after(trained: Proj
     draw(trained.path / "pictures", range(FIRST), invert=True)
     said = trained.check("aigc", "retrain", "digits-gan")
     assert f"\ndigits has drifted: {FIRST} images new, {FIRST} gone; changed: " in said
-    run, tasks, artifacts = last_run(trained)
+    run, tasks, artifacts = last_run(trained, 6)
     assert (run["state_type"], run["state_name"]) == ("COMPLETED", "Drifted")
     assert re.search(r"changed: .*brightness.*; see reports/digits-gan/drift.png", run["state"]["message"])
     assert (tasks["drift"], tasks["train"]) == ("Drifted", "Ran")
@@ -139,7 +141,7 @@ def test_from_nothing_it_gives_the_bytes_of_dvc_repro_and_is_merged(
     project.env["PREFECT_API_URL"] = prefect_api
     said = project.check("aigc", "retrain", "digits-gan")
     assert "\ndigits-gan has no model here yet to compare its data with; digits-gan is up to date\n" in said
-    run, tasks, artifacts = last_run(project)
+    run, tasks, artifacts = last_run(project, 6)
     assert run["state_name"] == "Completed"
     assert tasks.pop("drift") == "Skipped"
     assert set(tasks.values()) == {"Ran"}
@@ -188,7 +190,7 @@ def test_kill_9_in_training_and_the_next_goes_on_in_the_same_run(trained: Projec
     draw(trained.path / "pictures", range(FIRST, GROWN))
     trained.edit(slowly)
     first = trained.start("aigc", "retrain", "digits-gan")
-    wait_for(lambda: checkpointed(trained), 250)
+    wait_for(lambda: checkpointed(trained))
     first.kill()
     first.communicate()
     wait_for(lambda: at_work(trained, "aigc_tasks.train") is None)
@@ -216,7 +218,7 @@ def test_a_stage_that_is_killed_is_tried_again_as_often_as_allowed(trained: Proj
     trained.edit(slowly)
     trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"retries": 1, "retry_delay": 0.5}))
     retraining = trained.start("aigc", "retrain", "digits-gan")
-    wait_for(lambda: checkpointed(trained), 250)
+    wait_for(lambda: checkpointed(trained))
     stage = at_work(trained, "-m aigc_tasks.train")
     assert stage is not None
     stage.send_signal(signal.SIGKILL)  # as the kernel does when memory runs out

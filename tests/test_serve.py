@@ -13,16 +13,15 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, Project, wait_for
 from pictures import FIRST, GROWN, draw
 from ruamel.yaml import YAML
 from test_flows import ask, wait_for_run
-from test_kills import wait_for
 from test_retrain import checkpointed, kept, slowly
 
 from aigc_tasks import lifeline, servers, status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -61,11 +60,11 @@ def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
     """New data, found by a schedule that fires every few seconds; then kill -9 in training, and a restart."""
     alone.edit(schedule(interval=20))
     with serving(alone) as (served, api):
-        wait_for(lambda: "UpToDate" in states(api), 200)
+        wait_for(lambda: "UpToDate" in states(api))
         assert len(alone.runs()) == 1
         alone.edit(slowly)
         draw(alone.path / "pictures", range(FIRST, GROWN))
-        wait_for(lambda: checkpointed(alone), 300)
+        wait_for(lambda: checkpointed(alone))
         family = psutil.Process(served.pid).children(recursive=True)
         served.send_signal(signal.SIGKILL)
         served.wait()
@@ -74,7 +73,7 @@ def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
 
     with serving(alone) as (served, api):
         assert "digits-gan goes on: it was at work when it was killed" in (alone.path.parent / "serve.log").read_text()
-        wait_for(lambda: "Completed" in states(api), 400)
+        wait_for(lambda: "Completed" in states(api))
         assert "Skipped" in states(api), "the starts that found it at work made way"
         log = (alone.path.parent / "serve.log").read_text()
         assert "resumes after step" in log
@@ -89,10 +88,10 @@ def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
 def test_a_paused_recipe_stays_paused_and_of_missed_starts_one_is_made_up_for(alone: Project) -> None:
     alone.edit(schedule(interval=8))
     with serving(alone) as (_, api):
-        wait_for(lambda: states(api), 120)
+        wait_for(lambda: states(api))
     time.sleep(20)  # in which several starts are due
     with serving(alone) as (_, api):
-        wait_for(lambda: "Missed" in states(api), 200)
+        wait_for(lambda: "Missed" in states(api))
         alone.env["PREFECT_API_URL"] = api
         assert alone.check("aigc", "pause", "digits-gan") == "digits-gan is paused; go on: aigc resume digits-gan\n"
         assert "PAUSED" in alone.run("aigc", "status").stdout
@@ -117,7 +116,7 @@ def test_what_a_command_left_killed_is_left_to_the_user(alone: Project) -> None:
     with serving(alone) as (_, api):
         alone.env["PREFECT_API_URL"] = api
         by_hand = alone.start("aigc", "retrain", "digits-gan")
-        wait_for(lambda: checkpointed(alone), 250)
+        wait_for(lambda: checkpointed(alone))
         by_hand.kill()
         by_hand.communicate()
         (run,) = ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}})
@@ -170,7 +169,7 @@ def test_prefect_yaml_has_the_schedules_and_a_worker_runs_them(alone: Project) -
         assert unknown.stderr == f"error: the server has no work pool 'cluster'; make it: {mend}\n"
         worker = alone.start("aigc", "work", start_new_session=True)
         try:
-            run = wait_for_run(api, "digits-gan", 400)
+            run = wait_for_run(api, "digits-gan")
         finally:
             lifeline.stop(worker)
         assert run["state_name"] == "Completed"

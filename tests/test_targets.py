@@ -12,7 +12,6 @@ BOUNDS = {"diffusion": 1.6, "gan": 1.9, "vae": 2.4}  # of the FID ratio
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
 def test_the_recipes_draw_digits_of_the_asked_class_and_invent_them(project: Project) -> None:
     shutil.copy(ROOT / "params.yaml", project.path / "params.yaml")
     project.check("dvc", "repro")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project
+from conftest import TIMEOUT, Project
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from ruamel.yaml import YAML
 
@@ -185,7 +185,7 @@ def test_a_search_is_recorded_written_once_and_survives_kill_9(untrained: Projec
 
     for checkpoint in ("trial-1/checkpoint.safetensors", "trial-2/checkpoint.safetensors"):
         search = killed.start(*SEARCH)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + TIMEOUT
         while not list((killed.path / ".aigc/tune").rglob(checkpoint)):
             assert search.poll() is None, search.communicate()[0]
             assert time.monotonic() < deadline

@@ -17,7 +17,7 @@ test: lint
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 quick: $(READY) # the fast core of the tests, for every save
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest --numprocesses 2 -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -47,6 +47,14 @@ def beside(recipe: str, ending: str) -> Path:
     return place.with_name(f"{place.name}.{ending}")
 
 
+def untold(recipe: str) -> Path:
+    """A file that is there while something has come out, or may have, that nobody was told of yet.
+
+    It lies in the checkout, from which the worktree finds it as well.
+    """
+    return Path(os.environ.get(layout.CHECKOUT, "")) / beside(recipe, "untold")
+
+
 def note(recipe: str) -> Note | None:
     """Of the retraining that is at work, or was when it was killed."""
     try:

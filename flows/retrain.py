@@ -59,7 +59,7 @@ def retrain(recipe: str, because: str = "") -> State:
             is_ours = isinstance(error, UserError)
             why = str(error) if is_ours else f"it ended by an error ({type(error).__name__}); its log says which"
             state: State = Failed(message=why)
-            notify.tell(settings, state, own)
+            tell(settings, state, own)
             if is_ours:
                 return state
             raise
@@ -74,9 +74,15 @@ def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) ->
             commit = work.keep(lambda: account(settings, state, because, own))
             if commit is not None:
                 log("kept on branch %s: %s", retraining.branch(settings.name), commit[:12])
-        if state.name != UP_TO_DATE and not state.is_cancelled():
-            notify.tell(settings, state, own)
+        if not state.is_cancelled() and (state.name != UP_TO_DATE or retraining.untold(settings.name).exists()):
+            tell(settings, state, own)
     return state
+
+
+def tell(settings: Recipe, state: State, own: str | None) -> None:
+    """Notify; killed before this, the next start does, even if it finds nothing left to do."""
+    notify.tell(settings, state, own)
+    retraining.untold(settings.name).unlink(missing_ok=True)
 
 
 def tried(settings: Recipe, schedule: Schedule) -> State:
@@ -118,6 +124,7 @@ def attempt(settings: Recipe) -> State:
     get_run_logger().info(
         "changed: %s", "; ".join(f"{target}: {reason}" for target, reason in why.items()) or "the gate"
     )
+    retraining.untold(settings.name).touch()
     cleaned = bring_up_to_date(settings, ["clean"])
     if not cleaned.is_completed():
         return cleaned

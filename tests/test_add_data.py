@@ -103,6 +103,7 @@ def test_the_commands_it_ends_with_work(project: Project) -> None:
     assert (project.path / "data/models/pets-diffusion").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "told", "clean"),
     [
@@ -122,6 +123,7 @@ def test_real_archives(project: Project, path: str, told: list[str], clean: dict
     assert entry(project, "real")["clean"] == clean
 
 
+@pytest.mark.slow
 def test_published_files_are_told_by_their_checksums(project: Project) -> None:
     for name, path in (("FashionMNIST", "fashion-mnist"), ("MNIST", "mnist")):
         place = shared(path)
@@ -131,6 +133,7 @@ def test_published_files_are_told_by_their_checksums(project: Project) -> None:
         assert "train 60,000, test 10,000" in said
 
 
+@pytest.mark.slow
 def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
     place = project.path / "in"
     jpg = [picture(seed, form="JPEG") for seed in range(12)]
@@ -189,6 +192,7 @@ def test_what_clean_would_refuse_is_said_before(project: Project) -> None:
     assert "fewer than 6 pictures" in project.check("aigc", "add-data", "few", "few")
 
 
+@pytest.mark.slow
 def test_folders_in_a_flat_set_are_no_classes_now_or_later(project: Project) -> None:
     place = files(project.path / "flat", {f"{seed}.png": picture(seed) for seed in range(30)})
     files(place, {"one/a.png": picture(40), "two/b.png": picture(41)})

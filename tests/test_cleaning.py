@@ -347,6 +347,7 @@ def test_a_thousand_frames_of_a_scene_are_a_thousand_comparisons() -> None:
     assert sum(given) == 20_000
 
 
+@pytest.mark.slow
 def test_what_ends_its_process_is_found_and_the_rest_is_kept(
     cleaned: Cleaned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_what_the_cloud_does_not_have_is_said_in_one_line(
         assert type(remote.filesystem("gs://pictures", cloud.source().options)[0]).__module__ == "gcsfs.core"
 
 
+@pytest.mark.slow
 def test_a_busy_hub_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigc_tasks.acquire.unreachable.PAUSES", (0.01, 0.02, 0.04))
     with hub() as one:

@@ -42,6 +42,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
+@pytest.mark.slow
 def test_the_work_runs_without_prefect() -> None:
     program = """
 import sys
@@ -122,6 +123,7 @@ def test_the_uis_are_served_on_loopback_and_a_taken_port_is_replaced(done: Proje
         assert not (done.path / ".aigc/prefect.json").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_without_a_server_is_one_clear_line(project: Project) -> None:
     nobody = project.run("aigc", "work")
     assert (nobody.returncode, nobody.stderr.partition(";")[0]) == (

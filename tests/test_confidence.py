@@ -38,6 +38,7 @@ def test_a_rare_share_is_covered() -> None:
     assert all(low < high for low, high in intervals)
 
 
+@pytest.mark.slow
 def test_the_expected_fid_is_covered_in_95_of_100_cases() -> None:
     """FID of 200 samples against 300 real ones, whose expectation is the mean over the cases."""
     pairs = [(normal(200, 0.3, seed), normal(300, 0, 1000 + seed)) for seed in range(200)]
@@ -62,6 +63,7 @@ def decaying(count: int, width: int, size: float, seed: int) -> Tensor:
     return size * spread * torch.randn((count, width), generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 def test_the_interval_of_many_features_is_as_wide_as_redrawn_samples_scatter() -> None:
     pairs = [(decaying(400, 300, 1.1, seed), decaying(300, 300, 1, 1000 + seed)) for seed in range(20)]
     found = [quality.fid(*pair) for pair in pairs]

@@ -14,6 +14,7 @@ from conftest import Project
 from aigc_tasks.clean import arrays
 
 
+@pytest.mark.slow
 def test_digits_come_out_as_arrays_and_an_account_of_every_sample(project: Project) -> None:
     project.check("python", "-m", "aigc_tasks.acquire", "digits")
     project.check("python", "-m", "aigc_tasks.clean", "digits")
@@ -44,6 +45,7 @@ def use_mnist(project: Project, source: str) -> None:
     project.edit(lambda p: p["datasets"]["mnist"]["acquire"].update(source=source))
 
 
+@pytest.mark.slow
 def test_real_mnist_from_a_folder(project: Project, mnist_files: Path) -> None:
     use_mnist(project, str(mnist_files))
     project.check("dvc", "repro", "clean@mnist")

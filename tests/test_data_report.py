@@ -272,6 +272,7 @@ def structure(table: pd.DataFrame, changes: dict[str, list[str]]) -> list[tuple[
 PLAIN = structure(manifest(labels=1), {"added": ["a", "b", "c"]})
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.text(min_size=1, max_size=60), st.text(min_size=1, max_size=60))
 @example(EVIL, EVIL)

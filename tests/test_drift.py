@@ -113,6 +113,7 @@ def halves(images: Images, seed: int, count: int = COUNT) -> tuple[np.ndarray, n
     return rows[:count], rows[count : 2 * count]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", SETS, indirect=True)
 def test_the_same_data_in_another_sample_is_no_alarm_in_20_seeds(images: Images) -> None:
     for seed in range(20):
@@ -400,6 +401,7 @@ def test_what_is_no_profile_is_said_in_one_line(digits: Images, tmp_path: Path) 
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_drift_of_a_recipe_is_told_and_drawn(here: Project, digits: Images) -> None:
     trained, cleaned = layout.model("digits-gan") / "profile.npz", layout.clean("digits") / "profile.npz"
     with pytest.raises(UserError, match=r"data/models/digits-gan/profile.npz: .*aigc run digits-gan$"):

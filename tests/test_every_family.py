@@ -147,5 +147,6 @@ def test_a_folder_of_unlabelled_colour_pictures_trains_with_every_family(project
 
 def shorten_faces(params: dict, name: str) -> None:
     params["datasets"]["faces32"]["features"] = {"steps": 60}
+    params["recipes"][name]["model"]["width"] = 8
     params["recipes"][name]["train"] = {"steps": 10, "batch": 8, "checkpoint_every": 10, "picture_every": 10}
     params["recipes"][name]["postprocess"] = {"count": 200}

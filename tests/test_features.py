@@ -33,6 +33,7 @@ def learned(kind: str, classes: int, data: Split, knobs: Knobs) -> Judge:
     return judge
 
 
+@pytest.mark.slow
 def test_a_judge_without_labels_tells_textures_apart() -> None:
     """By the label of the nearest training image in its features; by chance it would be half of them."""
     data, unseen = textures(200, 0), textures(100, 1)
@@ -45,6 +46,7 @@ def test_a_judge_without_labels_tells_textures_apart() -> None:
     assert (data.labels[nearest] == unseen.labels).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_a_classifier_can_stand_on_what_was_learned_without_labels() -> None:
     data, unseen = textures(200, 0), textures(100, 1)
     judge = learned("selfsupervised", 2, data, Knobs(steps=80, width=8, learning_rate=3e-3))
@@ -89,6 +91,7 @@ def test_weights_of_the_users_are_what_it_sees_with(
     assert not any(weights.requires_grad for weights in judge.trunk.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet", "resnet18"])
 def test_what_is_seen_is_what_torchvision_sees(name: str) -> None:
     """As torchvision builds the network for its weights, fed by the preset that belongs to them."""

@@ -552,6 +552,7 @@ def refused(project: Project, *command: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_is_taken_with_the_place_of_its_data(here: Project, tmp_path: Path) -> None:
     offered(here)
     assert "say it: aigc add pics-gan --source PLACE" in refused(here, "add", "pics-gan")
@@ -596,6 +597,7 @@ def test_real_faces_of_forty_people(cleaned: Any) -> None:
     assert manifest.loc["orl-faces/orl-faces/s7/3.pgm", "label"] == "s7"
 
 
+@pytest.mark.slow
 def test_real_cifar_in_two_archives(tmp_path: Path) -> None:
     source = folder.Source(kind="folder", source=str(shared("cifar10-jpg")))
     assert take_in(source, tmp_path / "raw/cifar", tmp_path / "work").startswith("60,000 entries: 60,000 added")

@@ -249,6 +249,7 @@ names = st.sampled_from([f"{label}/{n}.png" for label in ("a", "b", "c") for n i
 edits = st.lists(st.dictionaries(names, st.one_of(st.none(), st.binary(max_size=8)), max_size=5), max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.dictionaries(names, st.binary(max_size=8), min_size=1), edits, st.booleans(), st.booleans())
 def test_a_grown_set_is_the_same_as_a_fresh_one(

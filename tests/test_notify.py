@@ -121,6 +121,12 @@ def test_a_decision_and_a_failure_are_told_and_nothing_else(
 
     assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
     assert len(heard) == 2, "of a start that did nothing nobody is told"
+    (trained.path / ".aigc/retrain/digits-gan.untold").touch()  # as a kill between the decision and the word leaves it
+    for _ in range(2):
+        trained.check("aigc", "retrain", "digits-gan")
+    assert [path for path, _ in heard] == ["/block", "/chat"] * 2, "told once, late"
+    assert "numbers version 1 (digits-gan) is the champion" in heard[-1][1]["message"]
+    del heard[2:]
     shutil.rmtree(trained.path / "pictures")
     assert trained.run("aigc", "retrain", "digits-gan").returncode == 1
     assert [one["title"] for path, one in heard if path == "/chat"] == ["digits-gan: Promoted", "digits-gan: Failed"]

@@ -355,6 +355,7 @@ def processed(project: Project, **section: Any) -> dict[str, np.ndarray]:
     return {file.stem: np.load(file) for file in layout.samples("digits-gan").glob("*.npy")}
 
 
+@pytest.mark.slow
 def test_the_stage_rejects_changes_and_saves(modelled: Project) -> None:
     plain = processed(modelled, count=100)
     assert sorted(plain) == ["labels", "samples"]

@@ -113,6 +113,7 @@ def test_a_version_that_somebody_deletes_leaves_the_others_in_order(product: Pro
     assert product.record("promote", 1, 2, "again")
 
 
+@pytest.mark.slow
 def test_the_ledgers_in_the_database_are_those_that_mlflow_gives(
     product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_digits_are_listed_with_their_labels(tmp_path: Path) -> None:
     assert (np.round(pixels[:, 0] / (255 / 16)) == load_digits().images).all()
 
 
+@pytest.mark.slow
 def test_files_addresses_and_checksums_are_those_of_torchvision() -> None:
     from torchvision import datasets
 
@@ -129,6 +130,7 @@ def test_the_real_files_are_read_as_torchvision_reads_them(tmp_path: Path, name:
     assert (np.stack(contents(ours))[:, 0] == theirs.data.numpy()).all()
 
 
+@pytest.mark.slow
 def test_mnist_is_torchvisions_and_comes_from_a_url_too(tmp_path: Path, mnist_files: Path) -> None:
     by_name = listed(tmp_path, "torchvision", name="MNIST", mirror=str(mnist_files))
     with served(mnist_files) as (url, requests):

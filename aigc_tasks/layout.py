@@ -59,7 +59,7 @@ def report(recipe: str) -> Path:
 
 
 def retraining(recipe: str) -> Path:
-    """The worktree in which the recipe is retrained; beside it lie its lock and a note of who is at work."""
+    """The worktree in which the recipe is retrained; beside it: a lock, who is at work, what is yet to be told."""
     return LOCAL / "retrain" / recipe
 
 

@@ -48,11 +48,11 @@ def beside(recipe: str, ending: str) -> Path:
 
 
 def untold(recipe: str) -> Path:
-    """A file that is there while something has come out, or may have, that nobody was told of yet.
+    """A file in the checkout that is there while something has come out that nobody was told of yet.
 
-    It lies in the checkout, from which the worktree finds it as well.
+    In it stand the name and the message of the state that it ended in, once there is one.
     """
-    return Path(os.environ.get(layout.CHECKOUT, "")) / beside(recipe, "untold")
+    return layout.outside(str(beside(recipe, "untold")))
 
 
 def note(recipe: str) -> Note | None:

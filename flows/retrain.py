@@ -6,6 +6,7 @@ does not watch a source, so ``pipeline`` does not see it change: schedule this f
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from threading import Thread
@@ -70,19 +71,35 @@ def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) ->
     log = get_run_logger().info
     with retraining.workplace(settings, log) as work:
         state = tried(settings, schedule)
+        news = kept_back(settings.name, state) if state.name == UP_TO_DATE else state
         if state.is_completed():
+            if news is not None:
+                layout.replace(retraining.untold(settings.name), json.dumps([news.name, news.message]))
             commit = work.keep(lambda: account(settings, state, because, own))
             if commit is not None:
                 log("kept on branch %s: %s", retraining.branch(settings.name), commit[:12])
-        if not state.is_cancelled() and (state.name != UP_TO_DATE or retraining.untold(settings.name).exists()):
-            tell(settings, state, own)
+        if news is not None and not state.is_cancelled():
+            tell(settings, news, own)
     return state
 
 
+def kept_back(recipe: str, state: State) -> State | None:
+    """What came out of a retraining that was killed before anybody was told of it, if so."""
+    try:
+        text = retraining.untold(recipe).read_text()
+    except FileNotFoundError:
+        return None
+    if not text:
+        return state  # it was killed while the gate decided: what stands now
+    name, message = json.loads(text)
+    return Completed(name=name, message=message)
+
+
 def tell(settings: Recipe, state: State, own: str | None) -> None:
-    """Notify; killed before this, the next start does, even if it finds nothing left to do."""
+    """Notify. What a kill keeps back is told by the next start, some perhaps twice."""
     notify.tell(settings, state, own)
-    retraining.untold(settings.name).unlink(missing_ok=True)
+    if state.is_completed():
+        retraining.untold(settings.name).unlink(missing_ok=True)
 
 
 def tried(settings: Recipe, schedule: Schedule) -> State:
@@ -124,7 +141,6 @@ def attempt(settings: Recipe) -> State:
     get_run_logger().info(
         "changed: %s", "; ".join(f"{target}: {reason}" for target, reason in why.items()) or "the gate"
     )
-    retraining.untold(settings.name).touch()
     cleaned = bring_up_to_date(settings, ["clean"])
     if not cleaned.is_completed():
         return cleaned
@@ -132,7 +148,10 @@ def attempt(settings: Recipe) -> State:
     if not compared.is_completed():
         return ended(compared)
     before = publishing.grid(settings.name)
-    state = promoted(settings, bring_up_to_date(settings, ["train", "postprocess", "evaluate"]))
+    measured = bring_up_to_date(settings, ["train", "postprocess", "evaluate"])
+    if measured.is_completed():
+        retraining.untold(settings.name).touch()
+    state = promoted(settings, measured)
     if not state.is_completed():
         return state
     publishing.samples(settings.name, before)

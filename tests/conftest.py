@@ -23,17 +23,30 @@ SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ by a factor of four
 
 
+LONG = ("test_real_servers", "test_targets")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: begun last, they would run alone, while the other process that runs tests has nothing left."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 def error(output: str) -> str:
     """The line of a command's output that says what went wrong; Prefect may have something to say after it."""
     return next(line for line in reversed(output.splitlines()) if line.startswith("error: "))
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = TIMEOUT) -> Any:
-    """What the condition gives as soon as that is true; a fifth of the time goes to looking, at most."""
+def wait_for(condition: Callable[[], Any], seconds: float = TIMEOUT, by: subprocess.Popen[str] | None = None) -> Any:
+    """What the condition gives as soon as that is true; a fifth of the time goes to looking, at most.
+
+    ``by`` is the process that is to make it true, of which nothing can be awaited when it has ended.
+    """
     deadline = time.monotonic() + seconds
     while (began := time.monotonic()) < deadline:
+        has_ended = by is not None and by.poll() is not None
         if found := condition():
             return found
+        assert by is None or not has_ended, by.communicate()[0]
         time.sleep(max(0.02, 4 * (time.monotonic() - began)))
     raise AssertionError("waited in vain")
 

@@ -22,7 +22,7 @@ def test_a_knob_edited_while_training_is_refused_and_put_back_costs_nothing(
 ) -> None:
     steps = finished.runs()[0].data.params["train.steps"]
     dvc = untrained.start("dvc", "repro", "train@digits-gan")
-    wait_for(lambda: checkpointed(untrained))
+    wait_for(lambda: checkpointed(untrained), by=dvc)
     untrained.edit(lambda params: params["recipes"]["digits-gan"]["train"].update(steps=10))
     output, _ = dvc.communicate(timeout=TIMEOUT)
     assert dvc.returncode != 0
@@ -41,7 +41,7 @@ def test_a_knob_edited_while_training_is_refused_and_put_back_costs_nothing(
 @pytest.mark.slow
 def test_an_edit_of_what_the_stage_does_not_read_disturbs_nothing(finished: Project, untrained: Project) -> None:
     dvc = untrained.start("dvc", "repro", "train@digits-gan")
-    wait_for(lambda: checkpointed(untrained))
+    wait_for(lambda: checkpointed(untrained), by=dvc)
     untrained.edit(lambda params: params["recipes"]["digits-gan"].update(evaluate={"seed": 3}))
     with open(untrained.path / "aigc_tasks/cli.py", "a") as file:
         file.write("# a thought\n")

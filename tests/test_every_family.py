@@ -43,7 +43,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(family: str, every: Project
     recipe = f"digits-{family}"
     training = untrained.start("dvc", "repro", f"train@{recipe}")
     folder = untrained.path / ".aigc/checkpoints" / recipe
-    wait_for(lambda: list(folder.glob("*/checkpoint.safetensors")))
+    wait_for(lambda: list(folder.glob("*/checkpoint.safetensors")), by=training)
     training.send_signal(signal.SIGKILL)
     training.communicate()
     time.sleep(1)

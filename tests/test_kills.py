@@ -64,9 +64,9 @@ def test_kill_9_leaves_no_orphan_and_resumes_to_the_same_bytes(
         untrained.env["PREFECT_API_URL"] = prefect_api  # else a temporary server, which must end too
     flow = untrained.start("aigc", "run", "digits-gan")
     if moment == "first checkpoint":
-        wait_for(lambda: checkpointed(untrained))
+        wait_for(lambda: checkpointed(untrained), by=flow)
     else:
-        wait_for(lambda: find(untrained, "stage"))
+        wait_for(lambda: find(untrained, "stage"), by=flow)
     process = find(untrained, victim)
     assert process is not None
     process.kill()
@@ -74,6 +74,7 @@ def test_kill_9_leaves_no_orphan_and_resumes_to_the_same_bytes(
     assert flow.returncode != 0
     assert "Traceback" not in output
     wait_for(lambda: not processes_of(untrained), 60)
+    assert not (untrained.path / "data/models/digits-gan").exists(), "nobody went on"
     again = ("aigc", "run", "digits-gan") if victim == "flow" else ()
     said = trains_to_the_same_bytes(untrained, finished, *again)
     assert ("resumes after step" in said) == (moment == "first checkpoint")
@@ -87,7 +88,7 @@ def test_a_flow_that_is_asked_to_stop_stops_its_stage(
     flow = untrained.start(
         "aigc", "run", "digits-gan", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
     )
-    wait_for(lambda: checkpointed(untrained))
+    wait_for(lambda: checkpointed(untrained), by=flow)
     flow.send_signal(sign)
     output, _ = flow.communicate(timeout=TIMEOUT)
     assert flow.returncode not in (0, None)
@@ -116,7 +117,7 @@ def test_cancel_in_prefects_ui_stops_the_work(untrained: Project, prefect_api: s
     untrained.env["PREFECT_API_URL"] = prefect_api
     untrained.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(steps=100_000))
     flow = untrained.start("aigc", "run", "digits-gan")
-    wait_for(lambda: checkpointed(untrained))
+    wait_for(lambda: checkpointed(untrained), by=flow)
     (run,) = untrained.runs()
     flow_run = f"{prefect_api}/flow_runs/{run.data.tags['prefect.flow_run_id']}"
     body = json.dumps({"state": {"type": "CANCELLING"}}).encode()
@@ -133,14 +134,15 @@ def test_two_flows_take_turns_and_take_up_what_was_killed_by_hand(
     finished: Project, untrained: Project, prefect_api: str
 ) -> None:
     dvc = untrained.start("dvc", "repro")
-    wait_for(lambda: checkpointed(untrained))
+    wait_for(lambda: checkpointed(untrained), by=dvc)
     dvc.kill()
     dvc.communicate(timeout=TIMEOUT)
     wait_for(lambda: not processes_of(untrained), 60)
+    assert not (untrained.path / "data/models/digits-gan").exists(), "nobody went on"
 
     untrained.env["PREFECT_API_URL"] = prefect_api
     first = untrained.start("aigc", "run", "digits-gan")
-    wait_for(lambda: find(untrained, "stage"))
+    wait_for(lambda: find(untrained, "stage"), by=first)
     second = untrained.run("aigc", "run", "digits-gan")
     said, _ = first.communicate(timeout=TIMEOUT)
     assert first.returncode == second.returncode == 0, second.stderr

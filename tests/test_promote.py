@@ -212,6 +212,10 @@ def test_the_flow_ends_with_the_gate(market: Project) -> None:
     assert f"product   {PRODUCT} version 1 (fair) is the champion" in said
     assert aliases(market) == {"champion": 1}
     assert "fair is up to date: nothing to run" in market.check("aigc", "run", "fair")
+    market.edit(lambda p: p["products"][PRODUCT]["gate"]["at_most"].update(fid_ratio=0.001))
+    refused = market.check("aigc", "run", "poor")
+    assert "was refused and stays a challenger" in refused
+    assert "fid_ratio is" in refused
 
 
 def test_what_is_served_is_what_was_measured(live: Project, monkeypatch: pytest.MonkeyPatch) -> None:

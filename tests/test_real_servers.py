@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Project, checkout, wait_for
+from conftest import TIMEOUT, Project, checkout, wait_for
 from pictures import FIRST, GROWN, draw
 from real_servers import Servers, all_of_them
 from ruamel.yaml import YAML
@@ -163,7 +163,7 @@ def test_from_new_data_in_a_bucket_to_a_new_champion(mine: Project, real: Server
         assert verdict in refused["state"]["message"]
         assert champion(real) == "2"
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 130
+        assert worker.wait(TIMEOUT) == 130
 
     assert seen(mine, apart=("params.yaml",)) == before
     secret = real.env["AWS_SECRET_ACCESS_KEY"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, Project, wait_for
+from conftest import ROOT, TIMEOUT, Project, wait_for
 from pictures import FIRST, GROWN, draw
 from ruamel.yaml import YAML
 from test_flows import ask, wait_for_run
@@ -58,7 +58,7 @@ def states(api: str) -> list[str]:
 
 def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
     """New data, found by a schedule that fires every few seconds; then kill -9 in training, and a restart."""
-    alone.edit(schedule(interval=20))
+    alone.edit(schedule(interval=10))
     with serving(alone) as (served, api):
         wait_for(lambda: "UpToDate" in states(api))
         assert len(alone.runs()) == 1
@@ -80,7 +80,7 @@ def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
         assert f"digits has grown: {GROWN - FIRST} images new, 0 gone" in log
         assert len(alone.runs()) == 2, "the training that was killed went on in its run"
         served.send_signal(signal.SIGTERM)
-        assert served.wait(30) == 130
+        assert served.wait(TIMEOUT) == 130
     assert kept(alone).keys() >= {"train@digits-gan", "evaluate@digits-gan"}
     assert alone.check("git", "status", "--porcelain", "--untracked-files=no").strip() == "M params.yaml"
 

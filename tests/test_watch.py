@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, wait_for
+from conftest import TIMEOUT, Project, wait_for
 from pictures import FIRST, GROWN, draw, learn_from_a_folder
 from test_flows import ask
 from test_serve import schedule, serving
@@ -185,7 +185,7 @@ def test_a_burst_is_one_event_also_if_it_came_while_nobody_watched(project: Proj
             time.sleep(0.4)
         wait_for(lambda: "told Prefect" in log.read_text())
         child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 130
+        assert child.wait(TIMEOUT) == 130
     draw(project.path / "pictures", range(18, 20))
     with watching(project) as (child, log):
         wait_for(lambda: log.read_text().count("told Prefect") == 2)

@@ -16,7 +16,7 @@ demo: $(READY)
 test: lint
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
-quick: $(READY) # the fast core of the tests, for every save
+quick: $(READY) # the fast core of the tests
 	$(BIN)/pytest --numprocesses 2 -m "not slow"
 
 lint: $(READY)

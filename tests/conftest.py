@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 
 import aigc_tasks  # noqa: F401 (before numpy: one thread each)
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; threads of two processes of tests wait for each other
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ by a factor of four
@@ -137,7 +139,7 @@ def with_every_family(project: Project) -> Project:
 def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a user with an activated virtual environment, whose own Prefect and DVC settings are new."""
     home = tmp_path_factory.mktemp("home")
-    foreign = ("PREFECT_", "MLFLOW_", "DVC_", "AIGC_", "PYTEST_")
+    foreign = ("PREFECT_", "MLFLOW_", "DVC_", "AIGC_", "PYTEST_", "OMP_")
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith(foreign)},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

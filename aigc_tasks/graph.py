@@ -122,6 +122,14 @@ def busy() -> list[str]:
     return release_dead_locks(open_repo())
 
 
+def collected(repo: Repo, targets: list[str]) -> list[Any]:
+    """DVC's stages, by one reading of ``dvc.yaml`` and ``dvc.lock``: DVC's own way reads both for every target."""
+    from dvc.dvcfile import load_file
+
+    known = load_file(repo, "dvc.yaml").stages
+    return [known[target] for target in targets]
+
+
 def stale(targets: list[str], repo: Repo | None = None) -> dict[str, str]:
     """Which of the stages differ from what ``dvc.lock`` records, each with the reason, in the order of ``targets``.
 
@@ -129,9 +137,13 @@ def stale(targets: list[str], repo: Repo | None = None) -> dict[str, str]:
     """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
+    from dvc.repo import lock_repo
 
+    repo, status = repo or open_repo(), {}
     try:
-        status = (repo or open_repo()).status(targets=targets)
+        with lock_repo(repo):
+            for stage in collected(repo, targets):
+                status.update(stage.status())
     except LockError:
         raise UserError(f"{', '.join(busy()) or 'dvc'} is at work in this folder; wait for it to end") from None
     except DvcException as error:
@@ -195,23 +207,23 @@ class Inputs:
 def inputs(target: str) -> Inputs:
     """The inputs of a stage as they are in the working tree now."""
     repo = open_repo()
-    found = repo.stage.collect(target)
+    (found,) = collected(repo, [target])
     current, hashes = {}, {}
-    recorded = not found[0].cmd_changed
-    for dependency in found[0].deps:
+    recorded = not found.cmd_changed
+    for dependency in found.deps:
         value = dependency.get_hash().value
         recorded = recorded and dependency.hash_info.value == value
         current[str(dependency)] = value
         if isinstance(value, str):
             hashes[str(dependency)] = value
-    facts = json.dumps([found[0].cmd, current], sort_keys=True)
+    facts = json.dumps([found.cmd, current], sort_keys=True)
     return Inputs(hashlib.sha256(facts.encode()).hexdigest(), hashes, recorded)
 
 
 def recorded_hashes(targets: list[str]) -> dict[str, str]:
     """DVC's hash of every output of these stages, from ``dvc.lock``."""
     repo = open_repo()
-    outputs = [output for target in targets for output in repo.stage.collect(target)[0].outs]
+    outputs = [output for stage in collected(repo, targets) for output in stage.outs]
     return {str(output): output.hash_info.value for output in outputs if output.hash_info}
 
 

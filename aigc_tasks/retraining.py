@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -286,5 +287,11 @@ def lock_in(place: Path) -> dict[str, Any]:
 
 
 def stages_in(text: str) -> dict[str, Any]:
+    return dict(read(text))
+
+
+@lru_cache(maxsize=4)
+def read(text: str) -> dict[str, Any]:
+    """Not to be changed: of base, branch and worktree most say the same, and to read it takes a while."""
     stages: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
     return stages

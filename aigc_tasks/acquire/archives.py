@@ -117,7 +117,7 @@ def of_zip(path: Path, largest: int) -> Iterator[Entry]:
         raise zipfile.BadZipFile(str(error)) from None
     shared, room = overlapping(members), allowed(path, largest)
     for member in members:
-        if not member.is_dir():
+        if not member.filename.endswith("/"):  # is_dir() fails on a name that damage has emptied
             flaw = "shares its bytes with another" if member.header_offset in shared else zip_flaw(member, largest)
             room -= member.file_size if flaw is None else 0
             flaw = BOMB if flaw is None and room < 0 else flaw

@@ -53,6 +53,14 @@ def test_a_classifier_can_stand_on_what_was_learned_without_labels() -> None:
     assert (look(judge, unseen.images)[1] == unseen.labels).mean() > 0.7
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (7, 7), (8, 16), (5, 20), (3, 2)])
+def test_a_gpu_pools_in_the_same_windows(shape: tuple[int, int]) -> None:
+    """There two matrix products do it, whose gradient is the same twice: of torch's own pooling it is not."""
+    x = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    rows, columns = (trunks.windows(length, trunks.POOLED) for length in shape)
+    assert torch.allclose(rows @ x @ columns.T, trunks.Pool(trunks.POOLED)(x), atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 5, 20)])
 def test_pixels_are_the_means_of_their_places(shape: tuple[int, int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)

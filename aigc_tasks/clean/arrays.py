@@ -62,7 +62,7 @@ def load(folder: Path) -> Clean:
 
     try:
         manifest = pd.read_parquet(folder / "manifest.parquet")
-        images = {split: np.load(folder / f"{split}.npy", mmap_mode="r") for split in SPLITS}
+        images = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in SPLITS}
     except (FileNotFoundError, ValueError):
         raise UserError(f"{folder}: not a cleaned data set; run `dvc repro clean@{folder.name}`") from None
     kept = manifest[manifest["split"].notna()]

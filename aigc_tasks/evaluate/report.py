@@ -63,7 +63,7 @@ def write(
     """``report.html`` in the folder, from the figures and the pictures that lie there."""
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.jinja")
     with open(folder / "curves.csv", newline="") as file:
-        curves = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        curves = [{name: float(value) for name, value in point.items()} for point in csv.DictReader(file)]
     content = page.render(
         name=settings.name,
         sentence=sentence(figures),

@@ -13,6 +13,7 @@ from aigc_tasks.modalities import image
 
 FEATURES = 64
 STEM = 16  # pixels a side at most that the trained network's second convolution sees of an image twice as large or more
+POOLED = 4  # places a side that the trained network still tells apart
 SIDE = 8  # pixels a side that are left for comparing pixels
 HEADS = ("fc", "classifier", "heads", "head")  # names of the last part of torchvision's classifiers
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as torchvision's weights expect
@@ -35,14 +36,40 @@ class Convolutional(nn.Module):
             nn.ReLU(),
             nn.Conv2d(2 * width, 2 * width, 3, padding=1, stride=1 if side < 16 else 2),
             nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
+            Pool(POOLED),
             nn.Flatten(),
         )
-        self.features = nn.Linear(2 * width * 16, FEATURES)
+        self.features = nn.Linear(2 * width * POOLED**2, FEATURES)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.convolutions(image.encode(images.float()))
         return F.relu(self.features(F.dropout(x, 0.3, self.training)))
+
+
+class Pool(nn.Module):
+    """Feature maps B×C×H×W averaged to B×C×``side``×``side``, in windows that overlap where they must.
+
+    The gradient of torch's own is not the same twice on a GPU: there it is two matrix products.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            return F.adaptive_avg_pool2d(x, self.side)
+        rows, columns = (windows(length, self.side).to(x) for length in x.shape[2:])
+        return rows @ x @ columns.T
+
+
+def windows(length: int, count: int) -> Tensor:
+    """A row for each of ``count`` windows over ``length`` places, with the weight of each place in its mean."""
+    starts = torch.arange(count) * length // count
+    ends = -(-(torch.arange(count) + 1) * length // count)
+    places = torch.arange(length)
+    inside = ((places >= starts[:, None]) & (places < ends[:, None])).float()
+    return inside / inside.sum(1, keepdim=True)
 
 
 class Pixels(nn.Module):

@@ -48,6 +48,19 @@ def test_a_network_takes_any_shape(name: str, role: str, classes: int, shape: tu
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet"])
+def test_in_bfloat16_a_generator_that_strayed_is_still_pulled_back(name: str) -> None:
+    """tanh of a bfloat16 has no gradient from 3.5 on."""
+    generator = networks.load(name).Generator((1, 8, 8), 0, 6, 4)
+    last = generator.layers[-1] if name == "mlp" else generator.end
+    nn.init.constant_(last.bias, 6.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = generator(torch.randn(2, 6), torch.zeros(2, dtype=torch.int64))
+    images.sum().backward()
+    assert images.dtype == torch.float32
+    assert last.bias.grad.all()
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
 @pytest.mark.parametrize("role", ["Encoder", "Decoder"])
 def test_labels_are_told_to_encoders_and_decoders(name: str, role: str) -> None:
     network = stirred(getattr(networks.load(name), role)((1, 8, 8), 10, 6, 4))

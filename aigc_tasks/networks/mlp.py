@@ -47,10 +47,13 @@ class Decoder(nn.Module):
 
 
 class Generator(Decoder):
-    """Noise B×latent and labels B to images B×C×H×W in [-1, 1]."""
+    """Noise B×latent and labels B to images B×C×H×W in [-1, 1], always float32.
+
+    Of a bfloat16 from 3.5 on, tanh has no gradient: a generator that strayed there would never come back.
+    """
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return super().forward(z, labels).tanh()
+        return super().forward(z, labels).float().tanh()
 
 
 class Encoder(nn.Module):
@@ -66,14 +69,14 @@ class Encoder(nn.Module):
 
 
 class Discriminator(Encoder):
-    """Images B×C×H×W and labels B to one logit each, B."""
+    """Images B×C×H×W and labels B to one logit each, B, always float32: it is their differences that are learned."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int, attention: bool = False) -> None:
         refuse(attention)
         super().__init__(shape, classes, 1, width)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return super().forward(images, labels).squeeze(1)
+        return super().forward(images, labels).squeeze(1).float()
 
 
 def refuse(attention: bool) -> None:

@@ -71,10 +71,13 @@ class Decoder(nn.Module):
 
 
 class Generator(Decoder):
-    """Noise B×latent and labels B to images B×C×H×W in [-1, 1]."""
+    """Noise B×latent and labels B to images B×C×H×W in [-1, 1], always float32.
+
+    Of a bfloat16 from 3.5 on, tanh has no gradient: a generator that strayed there would never come back.
+    """
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        return super().forward(z, labels).tanh()
+        return super().forward(z, labels).float().tanh()
 
 
 class Trunk(nn.Module):
@@ -100,7 +103,7 @@ class Trunk(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images B×C×H×W and labels B to one logit each, B."""
+    """Images B×C×H×W and labels B to one logit each, B, always float32: it is their differences that are learned."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int, attention: bool = False) -> None:
         super().__init__()
@@ -114,7 +117,7 @@ class Discriminator(nn.Module):
         logits = self.logit(h).squeeze(1)
         if self.label is not None:
             logits = logits + (h * self.label(labels)).sum(1) * self.scale
-        return logits
+        return logits.float()
 
 
 class Encoder(nn.Module):

@@ -87,13 +87,11 @@ def judge(settings: Recipe) -> str:
 def outdated(settings: dict[str, Recipe]) -> list[str]:
     """A line for each recipe that has changed since it was measured."""
     try:
-        repo = graph.open_repo()
-        steps = {name: graph.stages(name, found.dataset.name) for name, found in settings.items()}
-        stale = [
-            name for name, found in steps.items() if graph.stale([at for step in found.values() for at in step], repo)
-        ]
+        targets = {name: graph.targets(name, found.dataset.name) for name, found in settings.items()}
+        why = graph.stale([target for some in targets.values() for target in some])
     except UserError as error:
         return [f"whether the figures are stale is not known: {error}"]
+    stale = [name for name, some in targets.items() if not why.keys().isdisjoint(some)]
     return [f"stale: {name} has changed since it was measured; aigc run {name}" for name in stale]
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aigc_tasks import graph, layout, tracking
 from aigc_tasks import recipe as recipes
 from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 
 def result(recipe: str) -> str:
@@ -52,13 +48,20 @@ def quality(recipe: str) -> dict[str, Any]:
     return figures
 
 
-def in_use() -> Iterator[str]:
+def in_use() -> list[str]:
     """A line for each recipe of params.yaml: up to date, stale and why, or never run; and the quality last measured."""
-    repo = graph.open_repo()
     names = recipes.names()
-    width = max(map(len, names), default=0)
+    said: dict[str, str] = {}
+    targets: dict[str, list[str]] = {}
     for name in names:
-        yield f"{name:{width}}  {state(name, repo)}"
+        try:
+            targets[name] = graph.targets(name, recipes.recipe(name).dataset.name)
+        except UserError as error:
+            said[name] = f"broken: {error}"
+    why = graph.stale([target for some in targets.values() for target in some])
+    said |= {name: state(name, {at: why[at] for at in some if at in why}) for name, some in targets.items()}
+    width = max(map(len, names), default=0)
+    return [f"{name:{width}}  {said[name]}" for name in names]
 
 
 def offered() -> list[str]:
@@ -66,13 +69,8 @@ def offered() -> list[str]:
     return sorted(path.stem for path in layout.CATALOGUE.glob("*.yaml") if path.stem not in recipes.names())
 
 
-def state(name: str, repo: Repo) -> str:
-    """One recipe's state in words."""
-    try:
-        targets = graph.targets(name, recipes.recipe(name).dataset.name)
-    except UserError as error:
-        return f"broken: {error}"
-    why = graph.stale(targets, repo)
+def state(name: str, why: dict[str, str]) -> str:
+    """One recipe's state in words; ``why`` names its stale stages."""
     report = layout.report(name) / "quality.json"
     measured = f"FID {quality(name)['fid_ratio']:.2f} × real against real" if report.exists() else ""
     if not why:

@@ -6,14 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
-from aigc_tasks import graph, layout, stage
+from aigc_tasks import graph, layout, lockfile, stage
 from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import doubt
 from aigc_tasks.recipe import Recipe, recipe
 
-LOCK = Path("dvc.lock")
 PICTURE = Path("reports/compare.png")
 ROWS = {  # figure: whether more is better; None where it depends
     "fid_ratio": False,
@@ -75,11 +72,7 @@ def incomparable(settings: dict[str, Recipe]) -> str:
 
 def judge(settings: Recipe) -> str:
     """DVC's hash of the judge that the recipe's figures were measured by, as ``dvc.lock`` records it."""
-    try:
-        stages = YAML(typ="safe").load(LOCK.read_text())["stages"]
-    except FileNotFoundError:
-        return ""
-    used = stages.get(f"evaluate@{settings.name}", {}).get("deps", [])
+    used = lockfile.stages().get(f"evaluate@{settings.name}", {}).get("deps", [])
     path = str(layout.features(settings.dataset.name))
     return next((str(dependency["md5"]) for dependency in used if dependency["path"] == path), "")
 

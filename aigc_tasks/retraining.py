@@ -13,19 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
 
-from aigc_tasks import graph, layout, tracking, worktree
+from aigc_tasks import graph, layout, lockfile, tracking, worktree
 from aigc_tasks.errors import UserError
+from aigc_tasks.lockfile import LOCK
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.worktree import git
 
-LOCK = "dvc.lock"
 ORIGIN = "origin"
 
 
@@ -136,7 +134,7 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
         rivals = fetched(own) if push else []
         base, tip = worktree.snapshot(), tip_of(own)
-        before = lock_in(layout.retraining(settings.name))
+        before = lockfile.stages(layout.retraining(settings.name))
         project = worktree.put(layout.retraining(settings.name), base)
     worktree.share_cache(project)
     work = Workplace(settings, base, tip, rivals, push, say)
@@ -175,15 +173,13 @@ class Workplace:
 
         ``before`` is what ``dvc.lock`` said here when the last retraining ended, however it did.
         """
-        from dvc.utils.serialize import dump_yaml
-
-        stages = lock_at(self.base)
+        stages = lockfile.stages_at(self.base)
         if self.tip is not None:
-            theirs, known = lock_at(self.tip), lock_at(f"{self.tip}^1")
+            theirs, known = lockfile.stages_at(self.tip), lockfile.stages_at(f"{self.tip}^1")
             newer = [at for at in self.targets if at in theirs and stages.get(at) == known.get(at)]
             stages |= {target: theirs[target] for target in newer}
             if newer:
-                dump_yaml(LOCK, {"schema": "2.0", "stages": stages})
+                self.write_lock(stages)
                 self.restore_reports()
         wanted = [target for target in self.targets if target in stages]
         made = [out["path"] for target in wanted for out in stages[target]["outs"]]
@@ -195,6 +191,16 @@ class Workplace:
         else:
             repo.checkout(wanted, allow_missing=True, force=True)
 
+    def write_lock(self, stages: dict[str, Any]) -> None:
+        """As the branch has it if it says just that: that of many recipes takes seconds to write."""
+        from dvc.utils.serialize import dump_yaml
+
+        assert self.tip is not None
+        if stages == lockfile.stages_at(self.tip):
+            layout.replace(Path(LOCK), lockfile.text_at(self.tip))
+        else:
+            dump_yaml(LOCK, {"schema": "2.0", "stages": stages})
+
     def restore_reports(self) -> None:
         """The files of the report that git keeps, and DVC does not, as they are on the branch."""
         assert self.tip is not None
@@ -204,7 +210,7 @@ class Workplace:
 
     def keep(self, message: Callable[[], str]) -> str | None:
         """Commit what came out to the branch, and share it if asked to; None if nothing has changed."""
-        stages, last = lock_in(Path()), lock_at(self.tip or self.base)
+        stages, last = lockfile.stages(), lockfile.stages_at(self.tip or self.base)
         new = None
         if any(stages.get(target) != last.get(target) for target in self.targets):
             git("add", "--all", "--", *(name for name in (LOCK, "reports") if Path(name).exists()))
@@ -271,27 +277,3 @@ def fetched(own: str) -> list[str]:
         git("update-ref", f"refs/heads/{own}", there)
         return []
     return [] if is_ancestor(there, here) else [there]
-
-
-def lock_at(revision: str) -> dict[str, Any]:
-    """The stages in ``dvc.lock`` of a commit."""
-    if not git("ls-tree", revision, LOCK):
-        return {}
-    return stages_in(git("show", f"{revision}:./{LOCK}"))
-
-
-def lock_in(place: Path) -> dict[str, Any]:
-    """The stages in ``dvc.lock`` of a folder."""
-    path = place / LOCK
-    return stages_in(path.read_text()) if path.exists() else {}
-
-
-def stages_in(text: str) -> dict[str, Any]:
-    return dict(read(text))
-
-
-@lru_cache(maxsize=4)
-def read(text: str) -> dict[str, Any]:
-    """Not to be changed: of base, branch and worktree most say the same, and to read it takes a while."""
-    stages: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
-    return stages

@@ -1,9 +1,10 @@
 """What history costs: looking and a retraining with nothing to do, before and after years of retraining.
 
 ``python -m benchmarks.growth [--recipes N] [--runs N]`` trains one recipe in a copy of this checkout in a temporary
-folder, deploys N recipes, and times three commands. Then it multiplies what came out in the databases of MLflow and
-Prefect, as if every recipe had been retrained for years (runs with parameters, tags and figures; versions with their
-tags; two events in the ledger and one flow run for each), and times them again. The best of three counts.
+folder, gives what came out to N recipes, deploys them, and times four commands. Then it multiplies what is in the
+databases of MLflow and Prefect, as if every recipe had been retrained for years (runs with parameters, tags and
+figures; versions with their tags; two events in the ledger and one flow run for each), and times them again. The best
+of three counts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -27,7 +29,9 @@ from aigc_tasks import servers
 from benchmarks.orchestration import RECIPE, checkout, timed
 
 PRODUCTS = 5
+AUTHOR = ["-c", "user.name=b", "-c", "user.email=b@localhost"]
 COMMANDS = {
+    "aigc list": ["aigc", "list"],
     "aigc status": ["aigc", "status"],
     "aigc products": ["aigc", "products"],
     "aigc retrain, nothing to do": ["aigc", "retrain", RECIPE],
@@ -48,6 +52,20 @@ def describe(folder: Path, recipes: int) -> None:
     params["recipes"] = {name: {**knobs, "product": product} for name, product in entries(recipes)}
     params["products"] = {f"product-{number}": {} for number in range(PRODUCTS)}
     yaml.dump(params, folder / "params.yaml")
+
+
+def multiply_results(folder: Path, recipes: list[tuple[str, str]]) -> None:
+    """Every recipe has a model, samples and figures of its own, and ``dvc.lock`` knows them: copies of the first's."""
+    lock = folder / "dvc.lock"
+    stages = YAML(typ="safe").load(lock.read_text())["stages"]
+    own = {target: json.dumps(entry) for target, entry in stages.items() if target.endswith(f"@{RECIPE}")}
+    for name, product in recipes[1:]:
+        for kind in ("data/models", "data/samples", "reports"):
+            shutil.copytree(folder / kind / RECIPE, folder / kind / name, dirs_exist_ok=True)
+        for target, entry in own.items():
+            stages[target.replace(RECIPE, name)] = json.loads(entry.replace(RECIPE, name).replace("product-0", product))
+    with open(lock, "w") as file:
+        YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)
 
 
 def rows(database: sqlite3.Connection, table: str, where: str = "1") -> list[dict[str, Any]]:
@@ -145,15 +163,21 @@ def main() -> None:
         with servers.prefect(port):
             path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
             env = {**os.environ, "PATH": path, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+            commit = [["git", "add", "--all"], ["git", *AUTHOR, "commit", "--quiet", "-nm", "as it is"]]
             for command in (
                 ["git", "init", "--quiet"],
-                ["git", "add", "--all"],
-                ["git", "-c", "user.name=b", "-c", "user.email=b@localhost", "commit", "--quiet", "-nm", "start"],
+                *commit,
                 ["aigc", "deploy"],
                 ["prefect", "work-pool", "create", "aigc", "--type", "process"],
                 ["prefect", "--no-prompt", "deploy", "--all"],
+                *commit,
                 ["aigc", "retrain", RECIPE],
+                ["git", *AUTHOR, "merge", "--quiet", f"retrain/{RECIPE}"],
+                ["dvc", "checkout", "--allow-missing"],
             ):
+                timed(command, folder, env)
+            multiply_results(folder, recipes)
+            for command in commit:
                 timed(command, folder, env)
             before = {name: best(command, folder, env) for name, command in COMMANDS.items()}
             multiply_runs(folder / "mlruns/mlflow.db", recipes, each)

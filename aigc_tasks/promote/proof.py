@@ -22,8 +22,9 @@ from ruamel.yaml import YAML
 
 from aigc_tasks import graph, layout, lifeline, tracking, worktree
 from aigc_tasks.errors import UserError
+from aigc_tasks.lockfile import LOCK
 from aigc_tasks.promote import registry, served
-from aigc_tasks.promote.register import CARD, DESCRIBED, LOCK, PROVENANCE, outputs, tags_of
+from aigc_tasks.promote.register import CARD, DESCRIBED, PROVENANCE, outputs, tags_of
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ruamel.yaml import YAML
 
-from aigc_tasks import graph, layout, tracking, worktree
+from aigc_tasks import graph, layout, lockfile, tracking, worktree
 from aigc_tasks.card import REFERENCE, SETTINGS, read_card
 from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-LOCK = Path("dvc.lock")
 CARD = "model-card.md"
 REGISTERED = "registered_model_meta"
 DESCRIBED = 5000  # characters of a version's description
@@ -116,7 +114,7 @@ def recorded(settings: Recipe) -> dict[str, Any]:
 
 def locked(settings: Recipe) -> dict[str, Any]:
     """The same without asking DVC whether it still holds: of a recipe that is known to be up to date."""
-    stages = YAML(typ="safe").load(LOCK.read_text())["stages"]
+    stages = lockfile.stages()
     return {target: stages[target] for target in targets_of(settings)}
 
 

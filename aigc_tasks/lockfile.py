@@ -1,0 +1,41 @@
+"""What ``dvc.lock`` records: by stage its command, and the hashes of what it read and made."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from aigc_tasks.worktree import git
+
+LOCK = "dvc.lock"
+
+
+def stages(place: Path = Path()) -> dict[str, Any]:
+    """Of a folder; empty where nothing was made yet."""
+    try:
+        return stages_in((place / LOCK).read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def stages_at(revision: str) -> dict[str, Any]:
+    """Of a commit."""
+    return stages_in(text_at(revision))
+
+
+def text_at(revision: str) -> str:
+    return git("show", f"{revision}:./{LOCK}") + "\n" if git("ls-tree", revision, LOCK) else ""
+
+
+def stages_in(text: str) -> dict[str, Any]:
+    return dict(read(text))
+
+
+@lru_cache(maxsize=4)
+def read(text: str) -> dict[str, Any]:
+    """Not to be changed: of base, branch and worktree most say the same, and to read it takes a while."""
+    found: dict[str, Any] = (YAML(typ="safe").load(text) or {}).get("stages", {})
+    return found

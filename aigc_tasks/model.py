@@ -128,6 +128,15 @@ def spread_evenly(count: int, shape: tuple[int, ...]) -> Tensor:
     return torch.stack([half, -half], 1).flatten(0, 1)[:count]
 
 
+def to_look_at(labels: np.ndarray, number: int, count: int) -> np.ndarray:
+    """Up to ``count`` rows of class ``number``: of the pairs that ``spread_evenly`` draws first one of each.
+
+    Opposite noise gives pictures that often look like each other's negative, and less varied than they are.
+    """
+    rows = np.flatnonzero(labels == number)
+    return np.concatenate([rows[::2], rows[1::2]])[:count]
+
+
 @torch.no_grad()
 def made(
     family: families.Family,

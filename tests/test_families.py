@@ -217,6 +217,15 @@ def test_noise_is_gaussian_and_in_opposite_pairs(shape: tuple[int, ...]) -> None
         assert float(torch.corrcoef(noise[::2].flatten(1).T).fill_diagonal_(0).abs().max()) < 0.05
 
 
+@pytest.mark.parametrize("first", [8, 9])
+def test_pictures_show_one_of_a_pair_and_both_only_where_there_are_too_few(first: int) -> None:
+    labels = np.repeat([0, 1, 2], [first, 20, 3])
+    for number in (0, 1):
+        pairs = model.to_look_at(labels, number, 4) // 2
+        assert len(set(pairs.tolist())) == 4
+    assert sorted(model.to_look_at(labels, 2, 4).tolist()) == [first + 20, first + 21, first + 22]
+
+
 def test_one_row_of_noise_is_gaussian_and_many_are_spread_more_evenly_than_by_chance() -> None:
     rows, squares = [], []
     for seed in range(400):

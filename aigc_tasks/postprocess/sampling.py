@@ -11,7 +11,7 @@ from aigc_tasks import compute, layout
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
 from aigc_tasks.modalities import image
-from aigc_tasks.model import Sampler
+from aigc_tasks.model import Sampler, to_look_at
 from aigc_tasks.postprocess import Knobs, saving, steps
 from aigc_tasks.postprocess.making import Reference, changed, made
 from aigc_tasks.recipe import recipe
@@ -69,6 +69,6 @@ def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
 
 
 def grid_rows(labels: np.ndarray) -> np.ndarray:
-    """The first ``COLUMNS`` samples of every class; of a single class ``COLUMNS`` rows of them."""
+    """``COLUMNS`` samples of every class; of a single class ``COLUMNS`` rows of them."""
     each = COLUMNS if len(np.unique(labels)) > 1 else COLUMNS**2
-    return np.concatenate([np.flatnonzero(labels == label)[:each] for label in np.unique(labels)])
+    return np.concatenate([to_look_at(labels, label, each) for label in np.unique(labels).tolist()])

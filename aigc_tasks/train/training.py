@@ -175,7 +175,7 @@ def looks(card: Card) -> tuple[np.ndarray, np.ndarray]:
     wanted = GRID if card.classes else GRID * GRID
     lacking = np.maximum(wanted - np.bincount(drawn, minlength=len(classes)), 0)
     labels = np.concatenate([drawn, np.repeat(classes, lacking)])
-    return labels, np.concatenate([np.flatnonzero(labels == number)[:wanted] for number in classes])
+    return labels, np.concatenate([model.to_look_at(labels, number, wanted) for number in classes.tolist()])
 
 
 def write_curves(path: Path, history: list[dict[str, float]]) -> None:

@@ -144,7 +144,9 @@ def stale(targets: list[str]) -> dict[str, str]:
     targets = list(dict.fromkeys(targets))  # recipes share the stages of their data
     try:
         with lock_repo(repo):
-            for stage in collected(repo, targets):
+            stages = collected(repo, targets)
+        for stage in stages:
+            with lock_repo(repo):  # each by itself: who waits for DVC's lock gives up after three seconds
                 status.update(stage.status())
     except LockError:
         raise UserError(f"{', '.join(busy()) or 'dvc'} is at work in this folder; wait for it to end") from None

@@ -14,24 +14,21 @@ LOCK = "dvc.lock"
 
 
 def stages(place: Path = Path()) -> dict[str, Any]:
-    """Of a folder; empty where nothing was made yet."""
+    """What the file in a folder records; nothing where nothing was made yet."""
     try:
-        return stages_in((place / LOCK).read_text())
+        return dict(read((place / LOCK).read_text()))
     except FileNotFoundError:
         return {}
 
 
 def stages_at(revision: str) -> dict[str, Any]:
-    """Of a commit."""
-    return stages_in(text_at(revision))
+    """What the file in a commit records."""
+    return dict(read(text_at(revision)))
 
 
 def text_at(revision: str) -> str:
+    """The file in a commit as it is; empty where it has none."""
     return git("show", f"{revision}:./{LOCK}") + "\n" if git("ls-tree", revision, LOCK) else ""
-
-
-def stages_in(text: str) -> dict[str, Any]:
-    return dict(read(text))
 
 
 @lru_cache(maxsize=4)

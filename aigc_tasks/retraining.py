@@ -134,7 +134,7 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
         rivals = fetched(own) if push else []
         base, tip = worktree.snapshot(), tip_of(own)
-        before = lockfile.stages(layout.retraining(settings.name))
+        before = lockfile.stages(layout.retraining(settings.name) / git("rev-parse", "--show-prefix"))
         project = worktree.put(layout.retraining(settings.name), base)
     worktree.share_cache(project)
     work = Workplace(settings, base, tip, rivals, push, say)
@@ -176,10 +176,11 @@ class Workplace:
         stages = lockfile.stages_at(self.base)
         if self.tip is not None:
             theirs, known = lockfile.stages_at(self.tip), lockfile.stages_at(f"{self.tip}^1")
-            newer = [at for at in self.targets if at in theirs and stages.get(at) == known.get(at)]
+            newer = [at for at in self.targets if at in theirs and stages.get(at) == known.get(at) != theirs[at]]
             stages |= {target: theirs[target] for target in newer}
             if newer:
                 self.write_lock(stages)
+            if any(target.endswith(f"@{self.settings.name}") for target in newer):
                 self.restore_reports()
         wanted = [target for target in self.targets if target in stages]
         made = [out["path"] for target in wanted for out in stages[target]["outs"]]
@@ -192,7 +193,7 @@ class Workplace:
             repo.checkout(wanted, allow_missing=True, force=True)
 
     def write_lock(self, stages: dict[str, Any]) -> None:
-        """As the branch has it if it says just that: that of many recipes takes seconds to write."""
+        """As the branch has it if it says just that: for many recipes to write it anew takes most of a second."""
         from dvc.utils.serialize import dump_yaml
 
         assert self.tip is not None

@@ -1,7 +1,7 @@
 """What history costs: looking and a retraining with nothing to do, before and after years of retraining.
 
-``python -m benchmarks.growth [--recipes N] [--runs N]`` trains one recipe in a copy of this checkout in a temporary
-folder, gives what came out to N recipes, deploys them, and times four commands. Then it multiplies what is in the
+``python -m benchmarks.growth [--recipes N] [--runs N]`` deploys N recipes of a copy of this checkout in a temporary
+folder, trains one, gives what came out to all of them, and times four commands. Then it multiplies what is in the
 databases of MLflow and Prefect, as if every recipe had been retrained for years (runs with parameters, tags and
 figures; versions with their tags; two events in the ledger and one flow run for each), and times them again. The best
 of three counts.
@@ -59,11 +59,12 @@ def multiply_results(folder: Path, recipes: list[tuple[str, str]]) -> None:
     lock = folder / "dvc.lock"
     stages = YAML(typ="safe").load(lock.read_text())["stages"]
     own = {target: json.dumps(entry) for target, entry in stages.items() if target.endswith(f"@{RECIPE}")}
-    for name, product in recipes[1:]:
+    for name, _ in recipes[1:]:
         for kind in ("data/models", "data/samples", "reports"):
             shutil.copytree(folder / kind / RECIPE, folder / kind / name, dirs_exist_ok=True)
-        for target, entry in own.items():
-            stages[target.replace(RECIPE, name)] = json.loads(entry.replace(RECIPE, name).replace("product-0", product))
+        stages |= {
+            target.replace(RECIPE, name): json.loads(entry.replace(RECIPE, name)) for target, entry in own.items()
+        }
     with open(lock, "w") as file:
         YAML(typ="safe").dump({"schema": "2.0", "stages": stages}, file)
 

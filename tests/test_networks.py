@@ -55,8 +55,9 @@ def test_in_bfloat16_a_generator_that_strayed_is_still_pulled_back(name: str) ->
     nn.init.constant_(last.bias, 6.0)
     with torch.autocast("cpu", torch.bfloat16):
         images = generator(torch.randn(2, 6), torch.zeros(2, dtype=torch.int64))
+        logits = networks.load(name).Discriminator((1, 8, 8), 0, 4)(images.detach(), torch.zeros(2, dtype=torch.int64))
     images.sum().backward()
-    assert images.dtype == torch.float32
+    assert images.dtype == logits.dtype == torch.float32
     assert last.bias.grad.all()
 
 

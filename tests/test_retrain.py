@@ -154,6 +154,19 @@ def test_from_nothing_it_gives_the_bytes_of_dvc_repro_and_is_merged(
     assert "is up to date: nothing to run" in project.check("aigc", "run", "digits-gan")
     assert "nothing has changed" in project.check("aigc", "retrain", "digits-gan")
 
+    draw_with_seed(project, 7)
+    assert "nothing has changed" not in project.check("aigc", "retrain", "digits-gan")
+    project.check("git", "merge", "--ff-only", "retrain/digits-gan")
+    project.check("dvc", "checkout")
+    draw_with_seed(project, 8)
+    project.check("aigc", "run", "digits-gan")  # newer than the branch's: its old reports stay where they are
+    assert "nothing has changed" in project.check("aigc", "retrain", "digits-gan")
+
+
+def draw_with_seed(project: Project, seed: int) -> None:
+    project.edit(lambda params: params["recipes"]["digits-gan"]["postprocess"].update(seed=seed))
+    project.check("git", "commit", "--quiet", "--all", "--message", f"Draw with seed {seed}")
+
 
 def test_a_source_that_is_gone_ends_it_with_the_stages_own_line(trained: Project) -> None:
     trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"retries": 3, "retry_delay": 60}))

@@ -57,18 +57,19 @@ class Pool(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":
-            return F.adaptive_avg_pool2d(x, self.side)
-        rows, columns = (windows(length, self.side).to(x) for length in x.shape[2:])
-        return rows @ x @ columns.T
+        return F.adaptive_avg_pool2d(x, self.side) if x.device.type == "cpu" else pooled(x, self.side)
 
 
-def windows(length: int, count: int) -> Tensor:
+def pooled(x: Tensor, side: int) -> Tensor:
+    """``F.adaptive_avg_pool2d`` as matrix products."""
+    rows, columns = (windows(length, side, x.device) for length in x.shape[2:])
+    return rows @ x @ columns.T
+
+
+def windows(length: int, count: int, device: torch.device) -> Tensor:
     """A row for each of ``count`` windows over ``length`` places, with the weight of each place in its mean."""
-    starts = torch.arange(count) * length // count
-    ends = -(-(torch.arange(count) + 1) * length // count)
-    places = torch.arange(length)
-    inside = ((places >= starts[:, None]) & (places < ends[:, None])).float()
+    number, places = torch.arange(count, device=device)[:, None], torch.arange(length, device=device)
+    inside = (places >= number * length // count) & (places < -(-(number + 1) * length // count))
     return inside / inside.sum(1, keepdim=True)
 
 

@@ -69,7 +69,7 @@ class Encoder(nn.Module):
 
 
 class Discriminator(Encoder):
-    """Images B×C×H×W and labels B to one logit each, B, always float32: it is their differences that are learned."""
+    """Images B×C×H×W and labels B to one logit each, B, given as float32: a bfloat16 would round their differences."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int, attention: bool = False) -> None:
         refuse(attention)

@@ -103,7 +103,7 @@ class Trunk(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images B×C×H×W and labels B to one logit each, B, always float32: it is their differences that are learned."""
+    """Images B×C×H×W and labels B to one logit each, B, given as float32: a bfloat16 would round their differences."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: int, attention: bool = False) -> None:
         super().__init__()

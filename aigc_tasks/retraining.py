@@ -180,7 +180,7 @@ class Workplace:
             stages |= {target: theirs[target] for target in newer}
             if newer:
                 self.write_lock(stages)
-            if any(target.endswith(f"@{self.settings.name}") for target in newer):
+            if f"evaluate@{self.settings.name}" in newer:
                 self.restore_reports()
         wanted = [target for target in self.targets if target in stages]
         made = [out["path"] for target in wanted for out in stages[target]["outs"]]

@@ -26,6 +26,13 @@ def stages_at(revision: str) -> dict[str, Any]:
     return dict(read(text_at(revision)))
 
 
+def write(stages: dict[str, Any]) -> None:
+    """Let the file here record this, as DVC would write it."""
+    from dvc.utils.serialize import dump_yaml
+
+    dump_yaml(LOCK, {"schema": "2.0", "stages": stages})
+
+
 def text_at(revision: str) -> str:
     """The file in a commit as it is; empty where it has none."""
     return git("show", f"{revision}:./{LOCK}") + "\n" if git("ls-tree", revision, LOCK) else ""

@@ -173,34 +173,26 @@ class Workplace:
 
         ``before`` is what ``dvc.lock`` said here when the last retraining ended, however it did.
         """
-        stages = lockfile.stages_at(self.base)
+        ours = self.own(lockfile.stages_at(self.base))
         if self.tip is not None:
             theirs, known = lockfile.stages_at(self.tip), lockfile.stages_at(f"{self.tip}^1")
-            newer = [at for at in self.targets if at in theirs and stages.get(at) == known.get(at) != theirs[at]]
-            stages |= {target: theirs[target] for target in newer}
-            if newer:
-                self.write_lock(stages)
+            newer = [at for at in self.targets if at in theirs and ours.get(at) == known.get(at) != theirs[at]]
+            ours |= {target: theirs[target] for target in newer}
             if f"evaluate@{self.settings.name}" in newer:
                 self.restore_reports()
-        wanted = [target for target in self.targets if target in stages]
-        made = [out["path"] for target in wanted for out in stages[target]["outs"]]
-        if not wanted or (not self.push and stages == before and all(Path(path).exists() for path in made)):
+        lockfile.write(ours)
+        made = [out["path"] for stage in ours.values() for out in stage["outs"]]
+        if not ours or (not self.push and ours == self.own(before) and all(Path(path).exists() for path in made)):
             return
         repo = graph.open_repo()
         if self.push:
-            repo.pull(wanted, allow_missing=True, force=True)
+            repo.pull(list(ours), allow_missing=True, force=True)
         else:
-            repo.checkout(wanted, allow_missing=True, force=True)
+            repo.checkout(list(ours), allow_missing=True, force=True)
 
-    def write_lock(self, stages: dict[str, Any]) -> None:
-        """As the branch has it if it says just that: for many recipes to write it anew takes most of a second."""
-        from dvc.utils.serialize import dump_yaml
-
-        assert self.tip is not None
-        if stages == lockfile.stages_at(self.tip):
-            layout.replace(Path(LOCK), lockfile.text_at(self.tip))
-        else:
-            dump_yaml(LOCK, {"schema": "2.0", "stages": stages})
+    def own(self, stages: dict[str, Any]) -> dict[str, Any]:
+        """Those of the recipe: with no others DVC is done two seconds sooner, for fifty recipes' worth of them."""
+        return {target: stages[target] for target in self.targets if target in stages}
 
     def restore_reports(self) -> None:
         """The files of the report that git keeps, and DVC does not, as they are on the branch."""
@@ -211,9 +203,10 @@ class Workplace:
 
     def keep(self, message: Callable[[], str]) -> str | None:
         """Commit what came out to the branch, and share it if asked to; None if nothing has changed."""
-        stages, last = lockfile.stages(), lockfile.stages_at(self.tip or self.base)
+        ours, last = lockfile.stages(), lockfile.stages_at(self.tip or self.base)
         new = None
-        if any(stages.get(target) != last.get(target) for target in self.targets):
+        if ours != self.own(last):
+            lockfile.write(lockfile.stages_at(self.base) | ours)
             git("add", "--all", "--", *(name for name in (LOCK, "reports") if Path(name).exists()))
             earlier = [one for one in (self.tip, *self.rivals) if one is not None and not is_ancestor(one, self.base)]
             new = worktree.commit(git("write-tree"), [self.base, *earlier], message())

@@ -33,7 +33,7 @@ def progress(label: str, total: int, start: int = 0) -> Iterator[Callable[[int, 
     piped = PIPED in os.environ
     began = spoke = moved = time.monotonic()
 
-    def say(done: int, note: str) -> None:
+    def tell(done: int, note: str) -> None:
         nonlocal spoke, moved
         now = time.monotonic()
         if piped and (now - moved >= SMOOTH or done == total):
@@ -46,7 +46,17 @@ def progress(label: str, total: int, start: int = 0) -> Iterator[Callable[[int, 
             left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
             print(f"{label}  {done}{of}  {note}  {rate:.3g}/s{left}", flush=True)
 
-    yield say
+    yield tell
+
+
+def say(line: str) -> None:
+    """A line among those of the work, above the bar if there is one."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(line)
+    else:
+        print(line, flush=True)
 
 
 def read_mark(line: str) -> tuple[int, int, str] | None:

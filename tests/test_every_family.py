@@ -114,6 +114,13 @@ def test_a_training_that_diverges_says_so_in_its_run(untrained: Project) -> None
     assert "curves/generator" in run.data.metrics  # the steps before
 
 
+def test_a_training_whose_samples_are_all_one_picture_says_so(untrained: Project) -> None:
+    section = {"steps": 60, "learning_rate": 0.05, "picture_every": 20}
+    untrained.edit(lambda p: p["recipes"]["digits-gan"].update(train=section, model={"width": 16, "objective": "bce"}))
+    said = untrained.check("dvc", "repro", "train@digits-gan")
+    assert "step 60: all samples look alike; if they stay so, stop and lower `learning_rate`" in said
+
+
 def test_a_family_from_outside_needs_one_file_and_one_line(untrained: Project) -> None:
     project = untrained
     shutil.copy(ROOT / "tests/test_toy_family.py", project.path / "aigc_tasks/families/toy.py")

@@ -17,7 +17,7 @@ from aigc_tasks import compute, edits, graph, layout, model, tracking
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
 from aigc_tasks.modalities import image
-from aigc_tasks.progress import progress
+from aigc_tasks.progress import progress, say
 from aigc_tasks.recipe import Recipe, as_dict, recipe
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import loop
@@ -26,14 +26,17 @@ INITIAL = 0  # what a seed is for: the first weights
 FAILURE = "aigc.failure"  # tag of a run: why it failed
 GRID = 10  # samples per class in the pictures of training
 LOOKED_AT = 250  # samples of every look, for the quality over training; the picture shows some of them
+ALIKE = 0.05  # of the variety of real images: samples with less are one picture
+UNDERWAY = 0.1  # of the steps: before, samples may be alike because nothing is learned yet
 
 
 class Looker:
     """Passes what the loop shows on to the MLflow run, and keeps the samples it saw for the evaluation."""
 
-    def __init__(self, curves: Curves, settings: Recipe, card: Card, work: Path) -> None:
+    def __init__(self, curves: Curves, settings: Recipe, card: Card, work: Path, real: np.ndarray) -> None:
         self.curves, self.settings, self.card, self.work = curves, settings, card, work
         self.labels, self.shown = looks(card)
+        self.least = ALIKE * variety(real[:LOOKED_AT])
 
     def point(self, step: int, curves: dict[str, float]) -> None:
         self.curves.point(step, curves)
@@ -45,6 +48,8 @@ class Looker:
         content = io.BytesIO()
         np.save(content, samples[:LOOKED_AT])
         layout.replace(self.work / f"snapshot-{step:08d}.npy", content.getvalue())
+        if step >= UNDERWAY * self.settings.train.steps and variety(samples) < self.least:
+            say(f"step {step}: all samples look alike; if they stay so, stop and lower `learning_rate` in params.yaml")
 
     def saving(self, step: int) -> None:
         self.curves.flush()
@@ -78,7 +83,7 @@ def train(name: str) -> None:
     curves = Curves(client, run_id)
     try:
         with tracking.system_metrics(run_id):
-            watcher = Looker(curves, settings, card, work)
+            watcher = Looker(curves, settings, card, work, data.train.images)
             with progress(f"train {name}", knobs.steps, training.step) as update:
                 loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
             curves.flush()
@@ -176,6 +181,11 @@ def looks(card: Card) -> tuple[np.ndarray, np.ndarray]:
     lacking = np.maximum(wanted - np.bincount(drawn, minlength=len(classes)), 0)
     labels = np.concatenate([drawn, np.repeat(classes, lacking)])
     return labels, np.concatenate([model.to_look_at(labels, number, wanted) for number in classes.tolist()])
+
+
+def variety(images: np.ndarray) -> float:
+    """Standard deviation of a pixel over the images, uint8 N×C×H×W, in the mean of all pixels: 0…127.5."""
+    return float(images.std(axis=0, dtype=np.float32).mean())
 
 
 def write_curves(path: Path, history: list[dict[str, float]]) -> None:

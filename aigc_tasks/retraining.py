@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,7 +134,9 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
         rivals = fetched(own) if push else []
         base, tip = worktree.snapshot(), tip_of(own)
-        before = lockfile.stages(layout.retraining(settings.name) / git("rev-parse", "--show-prefix"))
+        before: dict[str, Any] = {}
+        with suppress(UserError):  # a kill has left half of it
+            before = lockfile.stages(layout.retraining(settings.name) / git("rev-parse", "--show-prefix"))
         project = worktree.put(layout.retraining(settings.name), base)
     worktree.share_cache(project)
     work = Workplace(settings, base, tip, rivals, push, say)

@@ -80,6 +80,10 @@ def test_the_same_source_trains_nothing(trained: Project) -> None:
     assert branches(trained) == "", "there is nothing to keep"
     assert versions(trained) == [str(FIRST)]
 
+    there = worktree(trained).path / "dvc.lock"
+    there.write_text(there.read_text()[:-100])  # as a kill may leave it
+    assert "\nnothing has changed: " in trained.check("aigc", "retrain", "digits-gan")
+
 
 def test_a_grown_source_is_trained_on_and_kept_on_a_branch(trained: Project, tmp_path: Path) -> None:
     draw(trained.path / "pictures", range(FIRST, GROWN))
@@ -281,6 +285,7 @@ def test_two_side_by_side_and_the_gate_that_refuses_a_bad_knob(trained: Project)
     assert found.keys() == {"digits-gan", "bad"}
     shared = ("acquire@digits", "clean@digits", "features@digits")
     assert [kept(trained)[at] for at in shared] == [kept(trained, "bad")[at] for at in shared]
+    assert kept(trained, "bad")["train@digits-gan"] == trained.lock()["train@digits-gan"], "the others' are kept"
     trained.check("aigc", "retrain", "digits-gan")  # it may have lost to the other's first come
 
     champion = client.get_model_version_by_alias("numbers", "champion")
@@ -314,6 +319,15 @@ def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
     assert error(done.stderr).startswith("error: the checkout is on branch retrain/digits-gan")
+    trained.check("git", "switch", "--quiet", "-")
+    lock = trained.path / "dvc.lock"
+    good = lock.read_text()
+    lock.write_text(f"<<<<<<< HEAD\n{good}")
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert done.returncode == 1
+    assert error(done.stderr).startswith("error: dvc.lock is not as DVC writes it; settle a merge, or")
+    lock.write_text(good)
+
     shutil.rmtree(trained.path / ".git")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from aigc_tasks import graph, layout, lifeline, tracking, worktree
+from aigc_tasks import graph, layout, lifeline, lockfile, tracking, worktree
 from aigc_tasks.errors import UserError
-from aigc_tasks.lockfile import LOCK
 from aigc_tasks.promote import registry, served
 from aigc_tasks.promote.register import CARD, DESCRIBED, PROVENANCE, outputs, tags_of
 
@@ -232,8 +231,7 @@ def other_code(place: Place) -> str:
 
 def prepare(place: Place) -> None:
     """Let DVC in the worktree know what was recorded, and where the bytes may lie."""
-    with open(place.path / LOCK, "w") as file:
-        YAML(typ="safe").dump({"schema": "2.0", "stages": dict(place.stages)}, file)
+    lockfile.write(place.stages, place.path)
     worktree.share_cache(place.path, type="copy")  # what is repeated here must not write into the cache
 
 

@@ -55,9 +55,12 @@ def leave_rubbish() -> None:
 
 
 def main(function: Callable[[str], None]) -> None:
-    """Run ``function(name)`` with the name from the command line; exit with 1 and one line on a user's error."""
+    """Run ``function(name)`` with the name from the command line; exit with 1 and one line on a user's error.
+
+    What follows the name is there for DVC to see.
+    """
     name = function.__name__
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(f"usage: python -m aigc_tasks.{name} NAME")
     signal.signal(signal.SIGTERM, terminate)  # so that `finally` runs: a stage ends, it does not vanish
     lifeline.end_with_dvc()

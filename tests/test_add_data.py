@@ -94,8 +94,12 @@ def test_the_commands_it_ends_with_work(project: Project) -> None:
     after = (project.path / "params.yaml").read_text()
     assert not [line for line in ndiff(before.splitlines(), after.splitlines()) if line.startswith("- ")]
     project.check("dvc", "repro", "clean@pets")
-    train = np.load(project.path / "data/clean/pets/train.npy")
-    assert train.shape[1:] == (3, 32, 32)
+    train = project.path / "data/clean/pets/train.npy"
+    assert np.load(train).shape[1:] == (3, 32, 32)
+    for side in (16, 32):  # one that DVC knows from before, too
+        project.edit(lambda p, side=side: p["datasets"]["pets"]["clean"].update(size=side))
+        project.check("dvc", "repro", "clean@pets")
+        assert np.load(train).shape[1:] == (3, side, side)
     paste(project, said)
     few = {"model": {"width": 8, "patch": 4}, "train": {"steps": 2, "batch": 8}}
     project.edit(lambda p: p["recipes"]["pets-diffusion"].update(few))

@@ -30,7 +30,7 @@ SHAPES = [(1, 8, 8), (3, 8, 8), (1, 64, 64), (3, 64, 64)]
 EVERY_CHANGE = [
     {"do": "denoise"},
     {"do": "crop", "height": 6, "width": 4},
-    {"do": "resize", "size": 12},
+    {"do": "resize", "side": 12},
     {"do": "enhance", "contrast": 1.5, "sharpness": 2.0},
     {"do": "upscale", "factor": 3},
 ]

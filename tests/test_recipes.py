@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT, Project
+from dvc_data.hashfile.meta import Meta
 from ruamel.yaml import YAML
 
-from aigc_tasks import layout, recipe
+from aigc_tasks import clean, families, knobs, layout, recipe
 from aigc_tasks.errors import UserError
 
 GONE = object()
@@ -34,6 +36,19 @@ WRONG = [
     (f"{DIGITS}.clean.val", 0.9, "must be less than 0.5, got 0.9"),
     ("recipes", 7, "expected names with their settings, got 7"),
 ]
+
+
+def test_no_knob_has_a_name_that_dvcs_run_cache_overlooks() -> None:
+    """It would bring back what was made with another value of it. The clean stage's are in its command, too."""
+    unseen = {Meta.PARAM_SIZE, Meta.PARAM_NFILES}
+    for module in ("clean", "features", "train", "postprocess", "evaluate"):
+        import_module(f"aigc_tasks.{module}")
+    for name in families.FAMILIES:
+        families.load(name)
+    kinds = [knobs.Knobs]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        assert kind is clean.Knobs or not unseen & kind.model_fields.keys(), kind
 
 
 def put(params: Any, dotted: str, value: object) -> None:

@@ -36,7 +36,7 @@ class Resize(knobs.Knobs):
     """Smaller or larger, antialiased."""
 
     do: Literal["resize"]
-    size: int = Field(gt=0, le=1024, description="pixels of the shorter side; proportions are kept")
+    side: int = Field(gt=0, le=1024, description="pixels of the shorter side; proportions are kept")
 
 
 class Enhance(knobs.Knobs):

@@ -75,11 +75,11 @@ def crop(images: np.ndarray, height: int, width: int) -> np.ndarray:
     return images[:, :, top : top + height, left : left + width]
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """The shorter side becomes ``size``; Lanczos over all pixels that fall into a new one."""
+def resize(images: np.ndarray, side: int) -> np.ndarray:
+    """The shorter side becomes ``side``; Lanczos over all pixels that fall into a new one."""
     height, width = images.shape[2:]
     shorter = min(height, width)
-    shape = round(width * size / shorter), round(height * size / shorter)
+    shape = round(width * side / shorter), round(height * side / shorter)
     return each(images, lambda picture: picture.resize(shape, Image.Resampling.LANCZOS))
 
 

@@ -25,6 +25,7 @@ from aigc_tasks.recipe import Recipe
 from aigc_tasks.worktree import git
 
 ORIGIN = "origin"
+HELD = "Held"  # how a start ends that an event asked for while the recipe was paused
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,12 @@ def forget(recipe: str) -> None:
 
 
 @contextmanager
-def turn(recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], None]) -> Iterator[str | None]:
-    """None while it is this process's turn; else, at once, why it is not. ``wait`` for one other at most.
+def turn(
+    recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], None]
+) -> Iterator[tuple[str | None, Note | None]]:
+    """While it is this process's turn, None; else, at once, why it is not. ``wait`` for one other at most.
 
-    The note stays behind when the process is killed or interrupted, so that somebody can go on.
+    And the note of one that was killed or interrupted: it stays behind, so that somebody can go on.
     """
     beside(recipe, "lock").parent.mkdir(parents=True, exist_ok=True)
     lock, queue = (FileLock(beside(recipe, ending)) for ending in ("lock", "queue"))
@@ -98,21 +101,21 @@ def turn(recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], Non
         other = note(recipe)
         who = f"process {other.pid}, since {other.began}" if other else "another process"
         if not wait:
-            yield f"{recipe} is being retrained already ({who})"
+            yield f"{recipe} is being retrained already ({who})", None
             return
         try:
             queue.acquire(timeout=0)
         except Timeout:
-            yield f"{recipe} is being retrained ({who}), and another start waits for its end already"
+            yield f"{recipe} is being retrained ({who}), and another start waits for its end already", None
             return
         say(f"waiting for the retraining of {recipe} that is at work ({who})")
         with queue:
             lock.acquire(poll_interval=1)
     try:
-        mine = Note(recipe, os.getpid(), flow_run, datetime.now(UTC).isoformat(timespec="seconds"))
+        left, mine = note(recipe), Note(recipe, os.getpid(), flow_run, datetime.now(UTC).isoformat(timespec="seconds"))
         layout.replace(beside(recipe, "json"), json.dumps(mine.__dict__))
         try:
-            yield None
+            yield None, left
         except Exception:  # it has ended, unlike after KeyboardInterrupt and SIGTERM
             forget(recipe)
             raise
@@ -134,12 +137,14 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
         rivals = fetched(own) if push else []
         base, tip = worktree.snapshot(), tip_of(own)
+        lockfile.teach_git()
         before: dict[str, Any] = {}
         with suppress(UserError):  # a kill has left half of it
             before = lockfile.stages(layout.retraining(settings.name) / git("rev-parse", "--show-prefix"))
         project = worktree.put(layout.retraining(settings.name), base)
     worktree.share_cache(project)
-    work = Workplace(settings, base, tip, rivals, push, say)
+    last = base if tip is None or is_ancestor(tip, base) else tip
+    work = Workplace(settings, base, tip, last, rivals, push, say)
     environment = {layout.CHECKOUT: str(Path.cwd()), tracking.NAMED: tracking.tracking_uri()}
     kept = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
@@ -162,6 +167,7 @@ class Workplace:
     settings: Recipe
     base: str  # the commit of the project that is retrained
     tip: str | None  # of the branch
+    last: str  # the tip; but `base` where that comes after it, and may have taken back what it brought
     rivals: list[str]  # what another machine has put on the branch meanwhile
     push: bool
     say: Callable[[str], None]
@@ -176,8 +182,8 @@ class Workplace:
         ``before`` is what ``dvc.lock`` said here when the last retraining ended, however it did.
         """
         ours = self.own(lockfile.stages_at(self.base))
-        if self.tip is not None:
-            theirs, known = lockfile.stages_at(self.tip), lockfile.stages_at(f"{self.tip}^1")
+        if self.last != self.base:
+            theirs, known = lockfile.stages_at(self.last), lockfile.stages_at(f"{self.last}^1")
             newer = [at for at in self.targets if at in theirs and ours.get(at) == known.get(at) != theirs[at]]
             ours |= {target: theirs[target] for target in newer}
             if f"evaluate@{self.settings.name}" in newer:
@@ -198,14 +204,13 @@ class Workplace:
 
     def restore_reports(self) -> None:
         """The files of the report that git keeps, and DVC does not, as they are on the branch."""
-        assert self.tip is not None
         report = str(layout.report(self.settings.name))
-        if git("ls-tree", self.tip, report):
-            git("checkout", "--force", self.tip, "--", report)
+        if git("ls-tree", self.last, report):
+            git("checkout", "--force", self.last, "--", report)
 
     def keep(self, message: Callable[[], str]) -> str | None:
         """Commit what came out to the branch, and share it if asked to; None if nothing has changed."""
-        ours, last = lockfile.stages(), lockfile.stages_at(self.tip or self.base)
+        ours, last = lockfile.stages(), lockfile.stages_at(self.last)
         new = None
         if ours != self.own(last):
             lockfile.write(lockfile.stages_at(self.base) | ours)
@@ -231,8 +236,9 @@ def found(recipe: str) -> str:
 def merging(ref: str) -> str:
     """The commands that bring a branch's results into the checkout, whatever lies there uncommitted.
 
-    Where the checkout has results of its own, both have written ``dvc.lock``, and git is told whose to take.
+    Where the checkout has results of its own, both have written reports, and git is told whose to take.
     """
+    lockfile.teach_git()
     bring = f"dvc {'pull' if ref.startswith(ORIGIN) else 'checkout'} --allow-missing"
     ours = [name for name in worktree.OURS if Path(name).exists()]
     changed = git("ls-files", "--modified", "--others", "--exclude-standard", "--", *ours).splitlines()
@@ -245,10 +251,14 @@ def merging(ref: str) -> str:
 
 
 def ahead() -> dict[str, str]:
-    """By recipe the branch, local or as last fetched, that has results which the checkout has not."""
-    told = ("--no-merged=HEAD", "--format=%(refname:short)", "--sort=-refname")  # heads last: of both the local one
-    listed = git("for-each-ref", *told, "refs/heads/retrain/", f"refs/remotes/{ORIGIN}/retrain/")
-    return {ref.partition("retrain/")[2]: ref for ref in listed.splitlines()}
+    """By recipe the branch with results that the checkout has not: the local one, unless ``origin`` has newer."""
+    told = ("--no-merged=HEAD", "--format=%(refname:short)", "--sort=-refname")  # origin's first
+    found: dict[str, str] = {}
+    for ref in git("for-each-ref", *told, "refs/heads/retrain/", f"refs/remotes/{ORIGIN}/retrain/").splitlines():
+        recipe = ref.partition("retrain/")[2]
+        if recipe not in found or not is_ancestor(ref, found[recipe]) or is_ancestor(found[recipe], ref):
+            found[recipe] = ref
+    return found
 
 
 def tip_of(own: str) -> str | None:
@@ -256,7 +266,8 @@ def tip_of(own: str) -> str | None:
 
 
 def is_ancestor(one: str, other: str) -> bool:
-    return git("merge-base", one, other) == one
+    """Whether the second commit is the first, or comes after it."""
+    return git("rev-parse", one) == git("merge-base", one, other)
 
 
 def fetched(own: str) -> list[str]:

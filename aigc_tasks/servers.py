@@ -71,12 +71,13 @@ def serving(
 def prefect_server() -> Iterator[None]:
     """Let Prefect find a server: the user's, the one of ``aigc ui``, or a temporary one for this block.
 
-    Prefect's own temporary server is not used: it outlives a flow that is killed.
+    Prefect's own temporary server is not used: it outlives a flow that is killed. Raises ``UserError``.
     """
     from prefect.events.worker import EventsWorker
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-    if get_current_settings().api.url:
+    if named := get_current_settings().api.url:
+        refuse_dead(str(named))
         yield
         return
     with ExitStack() as stack:
@@ -116,10 +117,11 @@ def mlflow(port: int) -> Iterator[None]:
 def lasting_prefect(port: int) -> Iterator[str]:
     """The address of a Prefect API: the user's, one that runs for this checkout, or one started here, found by others.
 
-    ``port`` is wanted for one that is started; the next free one is taken.
+    ``port`` is wanted for one that is started; the next free one is taken. Raises ``UserError``.
     """
     url = known_prefect()
     if url is not None:
+        refuse_dead(url)
         yield url
         return
     free = free_port(port)
@@ -130,6 +132,20 @@ def lasting_prefect(port: int) -> Iterator[str]:
             yield url
         finally:
             NOTE.unlink(missing_ok=True)
+
+
+def refuse_dead(url: str) -> None:
+    """Raises ``UserError`` if no Prefect API answers there: by Prefect's own client, which knows how to log in."""
+    from prefect import get_client
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    told = temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0})
+    with told, get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+    if error is not None:
+        raise UserError(
+            f"{url}: no Prefect server answers there ({type(error).__name__}); start it, or correct PREFECT_API_URL"
+        )
 
 
 def serve_uis(mlflow_port: int, prefect_port: int) -> None:

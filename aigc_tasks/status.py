@@ -227,8 +227,13 @@ def moment(when: datetime) -> str:
 
 
 def set_paused(recipe: str, paused: bool) -> str:
-    """Stop or resume the starts of a recipe's retraining on the server; raises ``UserError``."""
+    """Stop or resume the starts of a recipe's retraining on the server; raises ``UserError``.
+
+    Of events that came while it was paused the last is made up for.
+    """
     from prefect import get_client
+    from prefect.client.schemas.filters import DeploymentFilter
+    from prefect.client.schemas.sorting import FlowRunSort
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -243,6 +248,11 @@ def set_paused(recipe: str, paused: bool) -> str:
         except ObjectNotFound:
             raise UserError(f"the server has no deployment {FLOW}/{recipe}; {SERVE}") from None
         (client.pause_deployment if paused else client.resume_deployment)(deployment.id)
-    return (
-        f"{recipe} is paused; go on: aigc resume {recipe}" if paused else f"{recipe} is retrained by its schedule again"
-    )
+        if paused:
+            return f"{recipe} is paused; go on: aigc resume {recipe}"
+        chosen = DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}})
+        last = client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.START_TIME_DESC, limit=1)
+        if last and last[0].state is not None and last[0].state.name == retraining.HELD:
+            client.create_flow_run_from_deployment(deployment.id, parameters=last[0].parameters)
+            return f"{recipe} is retrained again, and now, because of what was held: {last[0].parameters['because']}"
+    return f"{recipe} is retrained by its schedule again"

@@ -35,8 +35,8 @@ def retrain(recipe: str, because: str = "") -> State:
     """Take in what the source has now, say how it compares with what the model was trained on, train if it changed.
 
     Ends Completed, named UpToDate (nothing has changed), Promoted, Refused or Drifted; Missed or Skipped if it had
-    to make way for another start; Failed, named TimedOut if its time was up; or Cancelled. ``because`` says what
-    started it.
+    to make way for another start, Held if an event started it while the recipe is paused; Failed, named TimedOut if
+    its time was up; or Cancelled. ``because`` says what started it.
     """
     layout.enter_project()
     lifeline.end_with_runner()
@@ -44,16 +44,19 @@ def retrain(recipe: str, because: str = "") -> State:
     schedule = settings.schedule or BY_HAND
     own, log = str(flow_run.id) if flow_run.id else None, get_run_logger().info
     before = retraining.note(recipe)
-    if (before is None or before.flow_run != own) and (later := starts.overtaken()):
+    is_new = before is None or before.flow_run != own
+    if is_new and (later := starts.overtaken()):
         return Completed(name=MISSED, message=f"missed; the start that was due {later} does its work")
     if because:
         log("started because of: %s", because)
+    if is_new and because and starts.is_paused():
+        return Completed(name=retraining.HELD, message=f"{recipe} is paused; go on: aigc resume {recipe}")
     wait = schedule.overlap == "queue" or bool(because) or not starts.is_scheduled()
-    with retraining.turn(recipe, own, wait, log) as other, stopping.limited(schedule.time_limit):
+    with retraining.turn(recipe, own, wait, log) as (other, left), stopping.limited(schedule.time_limit):
         if other is not None:
             return Completed(name=SKIPPED, message=other)
-        if before is not None and before.flow_run not in (None, own):
-            starts.close(before)
+        if left is not None and left.flow_run not in (None, own):
+            starts.close(left)
         try:
             return kept(settings, schedule, because, own)
         except Exception as error:

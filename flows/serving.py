@@ -26,8 +26,6 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.schedule import BY_HAND
 from flows import deployments, starts
 
-PATIENCE = 10.0  # seconds a server may take to answer
-
 
 def serve(port: int) -> None:
     """Until Ctrl-C or SIGTERM. Raises ``UserError``."""
@@ -46,8 +44,7 @@ def work(pool: str) -> None:
     url = servers.known_prefect()
     if url is None:
         raise UserError("no Prefect server is known, which has the work; name it: export PREFECT_API_URL=…")
-    if not servers.answers(f"{url}/health", PATIENCE):
-        raise UserError(f"{url}: no Prefect server answers there; correct PREFECT_API_URL or start it")
+    servers.refuse_dead(url)
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         try:
             client.read_work_pool(pool)

@@ -41,6 +41,15 @@ def is_scheduled() -> bool:
         return bool(client.read_flow_run(flow_run.id).auto_scheduled)
 
 
+def is_paused() -> bool:
+    """Whether this run's deployment is paused, which keeps Prefect's schedules back, but no automation."""
+    if not flow_run.id:
+        return False
+    with get_client(sync_client=True) as client:
+        deployment = client.read_flow_run(flow_run.id).deployment_id
+        return deployment is not None and client.read_deployment(deployment).paused
+
+
 def close(killed: retraining.Note) -> None:
     """Say on the server that a run was killed which it believes to be at work; this one goes on from its checkpoint."""
     get_run_logger().info("goes on with what run %s, which was killed, has left", killed.flow_run)

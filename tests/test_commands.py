@@ -131,8 +131,10 @@ def test_a_worker_without_a_server_is_one_clear_line(project: Project) -> None:
         "error: no Prefect server is known, which has the work",
     )
     project.env["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
-    silent = project.run("aigc", "work")
-    assert silent.returncode == 1
-    assert silent.stderr == (
-        "error: http://127.0.0.1:9/api: no Prefect server answers there; correct PREFECT_API_URL or start it\n"
-    )
+    for command in (["work"], ["serve"], ["retrain", "digits-gan"]):
+        silent = project.run("aigc", *command)
+        assert (silent.returncode, silent.stderr) == (
+            1,
+            "error: http://127.0.0.1:9/api: no Prefect server answers there (ConnectError); "
+            "start it, or correct PREFECT_API_URL\n",
+        )

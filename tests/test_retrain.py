@@ -17,6 +17,11 @@ from PIL import Image
 from ruamel.yaml import YAML
 from test_flows import ask
 
+from aigc_tasks import lockfile, retraining
+from aigc_tasks.worktree import commit, git
+
+USER = {f"GIT_{who}_{key}": "user" for who in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+
 pytestmark = pytest.mark.slow
 
 
@@ -121,7 +126,7 @@ def test_a_grown_source_is_trained_on_and_kept_on_a_branch(trained: Project, tmp
     assert len(trained.runs()) == 2
 
     assert taking_over, said
-    trained.env |= {f"GIT_{who}_{key}": "user" for who in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
+    trained.env |= USER
     trained.check("sh", "-c", taking_over[1])
     assert trained.lock() == kept(trained)
     assert "is up to date: nothing to run" in trained.check("aigc", "run", "digits-gan")
@@ -299,6 +304,19 @@ def test_two_side_by_side_and_the_gate_that_refuses_a_bad_knob(trained: Project)
         "its commit is on the branch, although nothing was committed by the user\n" + proof.stdout
     )
 
+    trained.env |= USER
+    for recipe in found:
+        told = re.search(f"retrain/{recipe} is ahead: (.*)", trained.run("aigc", "status").stdout)
+        assert told
+        trained.check("sh", "-c", told[1])
+    for recipe in found:
+        for stage in ("train", "evaluate"):
+            at = f"{stage}@{recipe}"
+            assert trained.lock()[at] == kept(trained, recipe)[at], "merged by stages, not by lines"
+    trained.check("git", "checkout", "--quiet", "HEAD~1", "--", "dvc.lock")  # without the second one's results
+    assert "nothing has changed" not in trained.check("aigc", "retrain", recipe)
+    assert f"train@{recipe}" in kept(trained, recipe), "kept again"
+
 
 def test_a_copy_of_the_checkout_keeps_out_of_the_originals_worktree(trained: Project, tmp_path: Path) -> None:
     trained.check("aigc", "retrain", "digits-gan")
@@ -336,13 +354,11 @@ def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
 
 
 def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aigc_tasks import retraining
-
     monkeypatch.chdir(tmp_path)
     program = (
         "import sys; from aigc_tasks import retraining\n"
-        "with retraining.turn('r', None, sys.argv[1] == 'wait', print) as why:\n"
-        "    print(why, flush=True)\n"
+        "with retraining.turn('r', None, sys.argv[1] == 'wait', print) as (why, left):\n"
+        "    print(why, left and left.pid, flush=True)\n"
         "    why or input()\n"
     )
 
@@ -352,7 +368,7 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
 
     first = start("skip")
     assert first.stdout is not None
-    assert first.stdout.readline() == "None\n"
+    assert first.stdout.readline() == "None None\n"
     assert retraining.at_work("r")
     assert "r is being retrained already (process" in start("skip").communicate()[0]
     second = start("wait")
@@ -362,11 +378,41 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     assert retraining.unfinished() == []
     first.kill()
     first.wait()
-    assert second.stdout.readline() == "None\n"
+    assert second.stdout.readline() == f"None {first.pid}\n"
     assert retraining.note("r").pid == second.pid  # type: ignore[union-attr]
     second.kill()
     second.wait()
     assert [one.pid for one in retraining.unfinished()] == [second.pid]
     third = start("skip")
+    assert third.stdout is not None
+    assert third.stdout.readline() == f"None {second.pid}\n"
+    fourth = start("wait")
+    assert fourth.stdout is not None
+    assert "waiting for the retraining of r" in fourth.stdout.readline()
     third.communicate("\n")
-    assert retraining.unfinished() == [], "it has ended by itself"
+    assert fourth.stdout.readline() == "None None\n", "it has ended by itself"
+    fourth.communicate("\n")
+    assert retraining.unfinished() == []
+
+
+def test_results_of_both_sides_are_merged_by_stages() -> None:
+    base, ours, theirs = {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 1, "d": 2}, {"a": 3, "b": 1, "e": 3}
+    assert lockfile.merged(base, ours, theirs) == {"a": 3, "b": 2, "d": 2, "e": 3}
+    assert lockfile.merged(base, {**base, "a": 2}, {**base, "a": 3}) == {**base, "a": 3}
+
+
+def test_of_a_branch_here_and_at_origin_the_newer_one_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("x")
+    git("add", "file")
+    tree, commits = git("write-tree"), list[str]()
+    for number in range(3):
+        commits.append(commit(tree, commits[-1:], str(number)))
+    git("update-ref", "HEAD", commits[0])
+    for local, remote, offered in ((1, 2, "origin/retrain/x"), (2, 1, "retrain/x"), (2, 2, "retrain/x")):
+        git("update-ref", "refs/heads/retrain/x", commits[local])
+        git("update-ref", "refs/remotes/origin/retrain/x", commits[remote])
+        assert retraining.ahead() == {"x": offered}

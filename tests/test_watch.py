@@ -17,7 +17,7 @@ import pytest
 from conftest import TIMEOUT, Project, wait_for
 from pictures import FIRST, GROWN, draw, learn_from_a_folder
 from test_flows import ask
-from test_serve import schedule, serving
+from test_serve import schedule, serving, states
 
 from aigc_tasks import watch
 from aigc_tasks.errors import UserError
@@ -213,17 +213,24 @@ def test_a_change_that_comes_back_is_told_again(place: Path, prefect_api: str) -
 
 
 @pytest.mark.slow
-def test_new_data_starts_a_retraining_that_knows_why(project: Project, prefect_home: Path) -> None:
+def test_new_data_starts_a_retraining_that_knows_why_or_waits_while_it_is_paused(
+    project: Project, prefect_home: Path
+) -> None:
     draw(project.path / "pictures", range(FIRST))
     project.edit(learn_from_a_folder)
     project.edit(schedule())
     project.env["PREFECT_HOME"] = str(prefect_home)
     with serving(project) as (_, api), watching(project) as (_, log):
         wait_for(lambda: "remembered as they are" in log.read_text())
+        project.env["PREFECT_API_URL"] = api
+        project.check("aigc", "pause", "digits-gan")
         draw(project.path / "pictures", range(FIRST, GROWN))
-        runs = wait_for(lambda: ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}}))
-        wait_for(lambda: ask(api, "/flow_runs/filter", {})[0]["state_type"] == "COMPLETED")
-    assert len(runs) == 1
-    assert runs[0]["parameters"] == {"recipe": "digits-gan", "because": f"digits: {GROWN - FIRST} added"}
+        wait_for(lambda: states(api) == ["Held"])
+        said = project.check("aigc", "resume", "digits-gan")
+        assert said.endswith(f"because of what was held: digits: {GROWN - FIRST} added\n")
+        wait_for(lambda: states(api) == ["Held", "Completed"])
+        runs = ask(api, "/flow_runs/filter", {"flows": {"name": {"any_": ["retrain"]}}})
+    told = {"recipe": "digits-gan", "because": f"digits: {GROWN - FIRST} added"}
+    assert [run["parameters"] for run in runs] == [told, told]
     message = project.check("git", "log", "-1", "--format=%B", "retrain/digits-gan")
     assert f"Because: digits: {GROWN - FIRST} added\n" in message

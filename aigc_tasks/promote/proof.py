@@ -231,7 +231,7 @@ def other_code(place: Place) -> str:
 
 def prepare(place: Place) -> None:
     """Let DVC in the worktree know what was recorded, and where the bytes may lie."""
-    lockfile.write(place.stages, place.path)
+    lockfile.write(place.stages, place.path / lockfile.LOCK)
     worktree.share_cache(place.path, type="copy")  # what is repeated here must not write into the cache
 
 

@@ -6,16 +6,18 @@ on with the next one.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aigc_tasks import compute, families, postprocess
-from aigc_tasks.card import REFERENCE, SETTINGS, proportional
+from aigc_tasks.card import REFERENCE, SETTINGS, proportional, shares
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import suggestion, validated
 from aigc_tasks.model import Sampler
@@ -62,10 +64,10 @@ class Maker:
     def batches(self, count: int, label: str | None = None, seed: int = 0, first: int = 0) -> Iterator[Batch]:
         """``count`` images from the batch ``first`` on; without a label of all classes, in the data's proportions."""
         asked = self.number(label)
+        labels = repeat(asked) if asked is not None else in_turn(self.card.counts, seed)
+        labels = islice(labels, first * BATCH, count)
         for number in range(first, -(-count // BATCH)):
-            size = min(BATCH, count - number * BATCH)
-            labels = proportional(self.card.counts, size) if asked is None else np.full(size, asked)
-            each = np.bincount(labels, minlength=len(self.card.counts))
+            each = np.bincount(list(islice(labels, BATCH)), minlength=len(self.card.counts))
             drawn = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)
             found = made(self.sampler, self.knobs, each, drawn, lambda: self.reference)
             yield Batch(number, found.images, found.labels)
@@ -86,3 +88,19 @@ class Maker:
         folder = self.folder / REFERENCE
         train, val = (np.load(folder / f"{split}.npy", mmap_mode="r") for split in ("train", "val"))
         return Reference(train, val, folder / "judge", self.sampler.device)
+
+
+def in_turn(counts: list[int], seed: int) -> Iterator[int]:
+    """Class numbers without end: the first of them, however many, are in the proportions of ``shares(counts)``.
+
+    Every class comes at even distances. Where the first of each lies is drawn by the seed: it decides which classes a
+    few images are of. Shares of each batch by itself would leave out the same rare classes in all of them.
+    """
+    known = shares(counts)
+    starts = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,))).random(len(known))
+    line = [(start / share, number) for number, (start, share) in enumerate(zip(starts, known, strict=True)) if share]
+    heapq.heapify(line)
+    while True:
+        place, number = line[0]
+        yield number
+        heapq.heapreplace(line, (place + 1 / known[number], number))

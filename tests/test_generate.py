@@ -19,6 +19,7 @@ from market import PRODUCT
 from PIL import Image
 
 from aigc_tasks import lifeline, product, servers
+from aigc_tasks.card import shares
 from aigc_tasks.errors import UserError
 from aigc_tasks.generate import generate, write
 from aigc_tasks.product import BATCH
@@ -112,6 +113,25 @@ def test_batches_do_not_depend_on_how_many_there_are(settled_market: Project, mo
     many, _ = generate(PRODUCT, 2 * BATCH + 10, seed=3)
     few, _ = generate(PRODUCT, BATCH, seed=3)
     np.testing.assert_array_equal(many[:BATCH], few)
+
+
+def test_a_rare_class_has_its_share_over_all_batches(
+    settled_market: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image in about 1,000: in no batch by itself does it come to a whole one."""
+    monkeypatch.chdir(settled_market.path)
+    shutil.copytree(served.folder(registry.find(PRODUCT)[1]), tmp_path / "product")
+    card = json.loads((tmp_path / "product/model.json").read_text())
+    (tmp_path / "product/model.json").write_text(json.dumps({**card, "counts": [1000] * 9 + [9]}))
+    maker = product.Maker(tmp_path / "product")
+    count = 10 * BATCH
+    labels = np.concatenate([batch.labels for batch in maker.batches(count, seed=3)])
+    each, expected = np.bincount(labels, minlength=10), shares(maker.card.counts) * count
+    assert (np.abs(each - expected) <= 1).all()
+    assert each[9] >= 2
+    later = np.concatenate([batch.labels for batch in maker.batches(count, seed=3, first=7)])
+    np.testing.assert_array_equal(later, labels[7 * BATCH :])
+    assert len({tuple(maker.images(2, seed=seed)[1]) for seed in range(5)}) > 1, "few images are not always of the same"
 
 
 @pytest.mark.parametrize(

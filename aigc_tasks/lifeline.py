@@ -70,13 +70,25 @@ def alive(group: int) -> bool:
 
 
 def end_with_dvc() -> None:
-    """End this process when the DVC process that runs it as a stage has ended; do nothing outside DVC."""
+    """End this process when the DVC process that runs it as a stage has ended, also if it has by now.
+
+    Does nothing outside DVC.
+    """
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
 
+    def adopts(process: psutil.Process) -> bool:
+        """Whether orphans are given to it: it is not DVC, then, which shares its session with its stages."""
+        try:
+            if process.pid == 1:  # of a container: perhaps DVC, perhaps in DVC's session
+                return "dvc" not in " ".join(process.cmdline())
+            return os.getsid(process.pid) != os.getsid(0)
+        except (psutil.Error, OSError):
+            return True
+
     parent = psutil.Process().parent()
-    watched = []
+    watched, between = [], True
     while parent is not None:
         watched.append(parent)
         try:
@@ -84,6 +96,8 @@ def end_with_dvc() -> None:
             parent = parent.parent() if between else None
         except psutil.NoSuchProcess:
             break
+    if between or adopts(watched[-1]):
+        sys.exit("error: the DVC that began this stage has ended; run `dvc repro` again")
 
     def gone(process: psutil.Process) -> bool:
         try:

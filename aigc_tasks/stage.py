@@ -57,7 +57,8 @@ def leave_rubbish() -> None:
 def main(function: Callable[[str], None]) -> None:
     """Run ``function(name)`` with the name from the command line; exit with 1 and one line on a user's error.
 
-    What follows the name is there for DVC to see.
+    It imports the stage's work itself: from the first seconds on DVC is watched, and Ctrl-C ends without a traceback.
+    What follows the name on the command line is there for DVC to see.
     """
     name = function.__name__
     if len(sys.argv) < 2:

@@ -92,6 +92,51 @@ def test_a_stage_ends_with_the_dvc_that_started_it(shell: str, tmp_path: Path) -
     assert within(5, lambda: not lifeline.alive(dvc.pid))
 
 
+@pytest.fixture
+def importing(tmp_path: Path) -> dict[str, str]:
+    """The environment of a stage that never ends importing torch, and says that it began to."""
+    (tmp_path / "torch.py").write_text("import time; print('up', flush=True); time.sleep(600)")
+    return {**os.environ, "DVC_STAGE": "train@digits-gan", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+
+
+STAGE = f"{sys.executable} -m aigc_tasks.train digits-gan; true"
+
+
+def test_a_stage_that_is_importing_ends_with_its_dvc(importing: dict[str, str]) -> None:
+    program = f"import subprocess; subprocess.run([{STAGE!r}], shell=True)"
+    dvc = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
+        env=importing,
+    )  # fmt: skip
+    assert dvc.stdout is not None
+    assert dvc.stdout.readline() == "up\n"
+    dvc.kill()
+    dvc.wait()
+    assert within(10, lambda: not lifeline.alive(dvc.pid))
+
+
+def test_a_stage_whose_dvc_was_gone_before_it_could_look_ends(importing: dict[str, str]) -> None:
+    program = f"import subprocess; subprocess.Popen(['sleep 1; ' + {STAGE!r}], shell=True)"
+    dvc = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, start_new_session=True,
+        env=importing, timeout=60,
+    )  # fmt: skip
+    assert dvc.stderr == "error: the DVC that began this stage has ended; run `dvc repro` again\n"
+    assert dvc.stdout == "", "nothing was imported"
+
+
+def test_ctrl_c_while_a_stage_is_importing_is_no_traceback(importing: dict[str, str]) -> None:
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "aigc_tasks.train", "digits-gan"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=ROOT, env=importing, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert stage.stdout is not None
+    assert stage.stdout.readline() == "up\n"
+    stage.send_signal(signal.SIGINT)
+    assert stage.communicate()[1] == ""
+    assert stage.returncode == 130
+
+
 def test_progress_is_sparse_in_a_log_and_marked_for_a_bar(tmp_path: Path) -> None:
     program = """
 from aigc_tasks.progress import progress

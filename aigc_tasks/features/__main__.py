@@ -1,7 +1,13 @@
 """``python -m aigc_tasks.features DATASET``"""
 
 from aigc_tasks import stage
-from aigc_tasks.features.judge import features
+
+
+def features(dataset: str) -> None:
+    from aigc_tasks.features import judge
+
+    judge.features(dataset)
+
 
 if __name__ == "__main__":
     stage.main(features)

@@ -1,11 +1,12 @@
 """``python -m aigc_tasks.promote RECIPE``"""
 
 from aigc_tasks import stage
-from aigc_tasks.promote import promoting
 
 
 def promote(recipe: str) -> None:
     """The gate's decision, for a flow to read from the registry and to show line by line."""
+    from aigc_tasks.promote import promoting
+
     print(promoting.told(promoting.promote(recipe)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from aigc_tasks import acquire, clean, evaluate, families, features, networks, postprocess, promote, train
 from aigc_tasks.errors import UserError
@@ -62,11 +63,21 @@ class Recipe:
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The tables of a params file, ``{"datasets": …, "recipes": …, "products": …}``, entries not yet validated."""
+    """The tables of a params file, ``{"datasets": …, "recipes": …, "products": …}``, entries not yet validated.
+
+    Raises ``UserError``.
+    """
     try:
-        content = parsed(path.read_text())
+        text = path.read_text(encoding="utf-8")
+        content = parsed(text)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; restore it, for example by `git checkout {path}`") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: line {line} is not UTF-8; save the file as UTF-8") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}: line {line}: U+{error.character:04X} is no character of YAML; remove it") from None
     except MarkedYAMLError as error:
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}:{line} is not YAML: {error.problem}; mend that line") from None
@@ -76,6 +87,10 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         tables[table] = (content.get(table) if isinstance(content, dict) else None) or {}
         if not isinstance(tables[table], dict):
             raise UserError(f"{path}: {table}: expected names with their settings, got {tables[table]!r}")
+        for name in tables[table]:
+            if not isinstance(name, str):
+                mend = f'put it in quotes, `"{name}":`, or begin it with a letter'
+                raise UserError(f"{path}: {table}.{name}: a name is text, and YAML takes this one for none; {mend}")
     return tables
 
 

@@ -90,6 +90,29 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(here: Project) -> None:
         recipe.names()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"recipes:\n  caf\xe9: {}\n", "params.yaml: line 2 is not UTF-8; save the file as UTF-8"),
+        (b"recipes:\n  a: {}\n  b\0: {}\n", "params.yaml: line 3: U+0000 is no character of YAML; remove it"),
+    ],
+)
+def test_a_file_that_is_not_text_is_named_with_its_line(here: Project, content: bytes, message: str) -> None:
+    Path("params.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        recipe.names()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("table", ["recipes", "datasets", "products"])
+def test_a_number_as_a_name_is_one_clear_line(here: Project, table: str) -> None:
+    here.edit(lambda params: params.setdefault(table, {}).update({2024: {}}))
+    with pytest.raises(UserError, match=rf'^params.yaml: {table}.2024: .* put it in quotes, `"2024":`, or begin it'):
+        recipe.names()
+    here.edit(lambda params: params[table].update({"2024": params[table].pop(2024)}))
+    assert recipe.recipe("digits-gan").name == "digits-gan"
+
+
 def test_a_broken_recipe_does_not_stop_the_others(here: Project) -> None:
     here.edit(lambda p: p["recipes"].update(other={"dataset": "nowhere"}))
     assert recipe.recipe("digits-gan").name == "digits-gan"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,9 +11,12 @@ from aigc_tasks.errors import UserError
 
 
 class Knobs(BaseModel):
-    """Base of every section of ``params.yaml``: each knob has a type, bounds and a default; unknown keys are errors."""
+    """Base of every section of ``params.yaml``: each knob has a type, bounds and a default; unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    So are numbers that are infinite or none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Compute(Knobs):
@@ -21,9 +24,14 @@ class Compute(Knobs):
 
     # One thread by default: on images this small a second one gains a fifth, and two runs of two threads each on two
     # cores wait for each other so much that both nearly stand still (measured: 26 steps/s each with 1, under 2 with 2).
-    threads: int = Field(1, gt=0, description="CPU threads; part of the result: other counts round differently")
+    threads: int = Field(
+        1, gt=0, le=1024, description="CPU threads; part of the result: other counts round differently"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
 
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""For torch, which takes up to 2⁶⁴; the gate's other drawings count on from it."""
 
 K = TypeVar("K", bound=Knobs)
 

@@ -79,8 +79,8 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{path}: line {line}: U+{error.character:04X} is no character of YAML; remove it") from None
     except MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}:{line} is not YAML: {error.problem}; mend that line") from None
+        where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}:{where} is not YAML: {error.problem}; mend that line") from None
     content = content or {}
     tables = {}
     for table in ("datasets", "recipes", "products"):

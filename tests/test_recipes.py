@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ WRONG = [
     (f"{GAN}.train.steps", "60", "expected a whole number, got '60'"),
     (f"{GAN}.train.steps", 1.5, "expected a whole number, got 1.5"),
     (f"{GAN}.train.batch", 0, "must be greater than 0, got 0"),
+    (f"{GAN}.train.threads", 1025, "must be less than or equal to 1024, got 1025"),
+    (f"{GAN}.train.clip", math.inf, "must be a finite number, got inf"),
+    (f"{GAN}.postprocess.seed", 2**64, f"must be less than {2**63}, got {2**64}"),
+    (f"{GAN}.evaluate.seed", 2**63, f"must be less than {2**63}, got {2**63}"),
     (f"{GAN}.train", [1], "expected keys and values, got [1]"),
     (f"{GAN}.model.conditional", "yes", "expected true or false, got 'yes'"),
     (f"{GAN}.model.objective", "wgan", "must be 'relativistic' or 'bce', got 'wgan'"),

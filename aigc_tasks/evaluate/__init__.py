@@ -15,7 +15,7 @@ class Knobs(knobs.Compute):
     kid_subsets: int = Field(50, gt=0, description="random subsets KID is averaged over")
     kid_subset_size: int = Field(300, gt=1, description="images in each of them")
     neighbours: int = Field(5, gt=0, description="k of precision, recall, density and coverage")
-    seed: int = Field(0, ge=0, description="of the choice of subsets and of resampling")
+    seed: knobs.Seed = Field(0, description="of the choice of subsets and of resampling")
 
 
 def doubt(figures: Mapping[str, float]) -> str:

@@ -65,7 +65,7 @@ class Knobs(knobs.Compute):
     """The ``postprocess:`` section of a recipe."""
 
     count: int | None = Field(None, gt=1, description="samples; by default as many as trained on, at most 10,000")
-    seed: int = Field(0, ge=0)
+    seed: knobs.Seed = 0
     sampling: dict[str, Any] = Field({}, description="knobs of the family's sampler")
     steps: list[Step] = Field([], description="what is done to the samples, in this order")
     save: list[Literal["png", "webp", "interpolation", "gif"]] = Field(

@@ -94,8 +94,13 @@ def begun(out: Path, asked: dict[str, Any]) -> int:
         out.mkdir(parents=True, exist_ok=True)
         layout.replace(note, json.dumps({**asked, "batches": 0}, indent=2) + "\n")
         return 0
-    before = json.loads(note.read_text())
-    done = int(before.pop("batches"))
+    try:
+        before = json.loads(note.read_text())
+        done = int(before.pop("batches"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{note}: does not say what was generated here; name another folder, or remove this one"
+        ) from None
     other = [key for key in asked if before.get(key) != asked[key]]
     if other:
         raise UserError(f"{out}: holds images of another {other[0]} ({before.get(other[0])}); name another folder")

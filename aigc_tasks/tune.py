@@ -30,7 +30,7 @@ from aigc_tasks import compute, graph, layout, model, stage, tracking
 from aigc_tasks.card import proportional
 from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
-from aigc_tasks.evaluate import quality
+from aigc_tasks.evaluate import doubt, quality
 from aigc_tasks.features import judge as judges
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
@@ -156,6 +156,10 @@ def run_trials(search: Search, trials: int) -> None:
     data = arrays.load(layout.clean(settings.dataset.name))
     judge = judges.load(layout.features(settings.dataset.name)).to(compute.prepare(settings.train))
     ground = Ground(data, judge, judges.look(judge, data.val.images)[0])
+    drawn = min(len(data.train.images), SAMPLES)
+    few = doubt({"samples": drawn, "test_images": len(ground.real), "features": ground.real.shape[1]})
+    if few:
+        print(f"validation: {few}, nor is what is chosen by it; a larger `clean.val` helps", flush=True)
     client = tracking.open_client()
     tags = {tracking.FINGERPRINT: search.fingerprint, "aigc.tune": settings.name, **tracking.git_tags()}
     about = {"searched": described(search.space), "steps": settings.train.steps}

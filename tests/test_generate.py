@@ -21,7 +21,7 @@ from PIL import Image
 from aigc_tasks import lifeline, product, servers
 from aigc_tasks.card import shares
 from aigc_tasks.errors import UserError
-from aigc_tasks.generate import generate, write
+from aigc_tasks.generate import begun, generate, write
 from aigc_tasks.product import BATCH
 from aigc_tasks.promote import registry, served
 
@@ -161,6 +161,13 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     write(PRODUCT, 3, None, 0, tmp_path / "o", "webp")
     with pytest.raises(UserError, match=r"holds images of another seed \(0\)"):
         write(PRODUCT, 3, None, 1, tmp_path / "o", "webp")
+
+
+@pytest.mark.parametrize("junk", ["", "{", "[]", "7", "{}", '{"batches": null}'])
+def test_a_folder_whose_note_is_junk_is_one_line(junk: str, tmp_path: Path) -> None:
+    (tmp_path / "generated.json").write_text(junk)
+    with pytest.raises(UserError, match=r"generated\.json: does not say what was generated here; name another folder"):
+        begun(tmp_path, {"seed": 0})
 
 
 def test_the_recipes_post_processing_comes_along(market: Project, monkeypatch: pytest.MonkeyPatch) -> None:

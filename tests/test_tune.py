@@ -216,6 +216,14 @@ def test_a_trial_that_diverges_is_said_and_the_search_goes_on(untrained: Project
 
 
 @pytest.mark.slow
+def test_few_validation_images_are_said_before_the_trials(untrained: Project) -> None:
+    untrained.edit(lambda p: p["datasets"]["digits"].update(clean={"val": 0.02}))
+    said = untrained.check("aigc", "tune", "digits-gan", "--trials", "1", "--steps", "2").splitlines()
+    (doubt,) = [line for line in said if line.startswith("validation: few images (")]
+    assert said.index(doubt) < min(number for number, line in enumerate(said) if line.startswith("trial 0 "))
+
+
+@pytest.mark.slow
 def test_ways_to_sample_are_searched_with_one_training(untrained: Project) -> None:
     search = ("aigc", "tune", "digits-gan", "--trials", "3", "--steps", "60")
     said = untrained.check(*search, "--knob", "postprocess.sampling.truncation=0.5,0.8,1.2")

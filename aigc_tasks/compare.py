@@ -32,6 +32,8 @@ PLOTTED = ("fid_ratio", "precision", "recall", "coverage")
 def compare(names: list[str]) -> str:
     """The table, with notes where the figures do not compare; draws ``PICTURE``. Raises ``UserError``."""
     names = list(dict.fromkeys(names))
+    if len(names) < 2:
+        raise UserError(f"compare: takes two or more different recipes, got {names[0]} alone; name another beside it")
     settings = {name: recipe(name) for name in names}
     figures = {name: measured(name) for name in names}
     draw(figures)
@@ -43,8 +45,9 @@ def compare(names: list[str]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     legend = apart or "* best of the row, as far as its 95 % interval is apart from the next"
+    spread = ["± standard deviation over random subsets, which is no interval"] if "kid" in known else []
     doubts = [f"{name}: {doubt(found)}" for name, found in figures.items() if doubt(found)]
-    return "\n".join([*table, legend, *doubts, *outdated(settings), f"picture  {PICTURE}"])
+    return "\n".join([*table, legend, *spread, *doubts, *outdated(settings), f"picture  {PICTURE}"])
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def outdated(settings: dict[str, Recipe]) -> list[str]:
 
 
 def cells(row: str, figures: dict[str, dict[str, Any]], starred: bool) -> list[str]:
-    """One row: each recipe's value with its interval; if ``starred``, a star at the one that is clearly best."""
+    """One row: each recipe's value with its interval or KID's spread; if ``starred``, a star at the clearly best."""
     winner = best(row, figures) if starred else None
     said = []
     for name, found in figures.items():
@@ -98,16 +101,15 @@ def cells(row: str, figures: dict[str, dict[str, Any]], starred: bool) -> list[s
             continue
         low, high = bounds(row, found)
         interval = f" ({low:.3g} … {high:.3g})" if low < high else ""
+        interval = f" ± {found['kid_std']:.2g}" if row == "kid" else interval
         said.append(f"{found[row]:.3g}{interval}{' *' if name == winner else ''}")
     return said
 
 
 def bounds(row: str, found: dict[str, Any]) -> tuple[float, float]:
-    """The 95 % interval of a figure, the ratio's from FID's; of KID the spread over subsets, which is no interval."""
+    """The 95 % interval of a figure, the ratio's from FID's; the figure itself twice where it has none."""
     if row == "fid_ratio":
         return found["fid_low"] / found["fid_floor"], found["fid_high"] / found["fid_floor"]
-    if row == "kid":
-        return found["kid"] - found["kid_std"], found["kid"] + found["kid_std"]
     return found.get(f"{row}_low", found[row]), found.get(f"{row}_high", found[row])
 
 

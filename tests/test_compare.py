@@ -98,7 +98,22 @@ def test_few_images_are_said(families: Project) -> None:
 def test_figures_of_an_earlier_version_are_not_compared(families: Project) -> None:
     measured(GAN, {"fid": 1.0})
     with pytest.raises(UserError, match="measured by an earlier version; next: aigc run digits-gan"):
-        compare([GAN])
+        compare([GAN, VAE])
+
+
+def test_the_spread_of_kid_is_not_shown_as_an_interval(families: Project) -> None:
+    measured(GAN, figures(0.6, kid=0.05, kid_std=0.004))
+    measured(VAE, figures(2.0, kid=0.09, kid_std=0.001))
+    said = compare([GAN, VAE]).splitlines()
+    (row,) = [line.split() for line in said if line.startswith("kid")]
+    assert row == ["kid", "0.05", "±", "0.004", "0.09", "±", "0.001"]
+    assert "± standard deviation over random subsets, which is no interval" in said
+
+
+@pytest.mark.parametrize("names", [[GAN], [GAN, GAN]])
+def test_one_recipe_is_not_compared(families: Project, names: list[str]) -> None:
+    with pytest.raises(UserError, match="takes two or more different recipes, got digits-gan alone; name another"):
+        compare(names)
 
 
 def test_grids_are_shown_at_one_scale_and_a_bar_of_zero_is_seen(

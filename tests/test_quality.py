@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +134,17 @@ def test_few_images_for_many_features_are_said_with_the_result() -> None:
     assert doubt(found) in report.sentence(found)
     assert doubt(found | {"test_images": 64}) == ""
     assert "trusted" not in report.sentence(found | {"test_images": 64})
+
+
+def test_the_report_says_how_many_images_a_step_took(here: Project, tmp_path: Path) -> None:
+    """No more than there are: 500 of the batch of 512."""
+    here.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(batch=512))
+    card = Card("digits-gan", "digits", "gan", "resnet", {}, (1, 8, 8), [], [200, 300], "")
+    found = {"samples": 500, "test_images": 300, "features": 64, "fid": 1.0, "fid_ratio": 2.0}
+    found |= {"precision": 1.0, "recall": 1.0, "memorised": 0.0}
+    (tmp_path / "curves.csv").write_text("step,loss\n20,1.0\n40,0.5\n")
+    report.write(tmp_path, recipe("digits-gan"), card, found, [{"step": 30, "fid": 1.0}], 0.5, [1.0])
+    assert "60 steps of 500 images" in (tmp_path / "report.html").read_text()
 
 
 def test_samples_are_asked_for_in_the_proportions_of_the_data() -> None:

@@ -62,6 +62,7 @@ def write(
 ) -> None:
     """``report.html`` in the folder, from the figures and the pictures that lie there."""
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.jinja")
+    learned = sum(card.counts)
     with open(folder / "curves.csv", newline="") as file:
         curves = [{name: float(value) for name, value in point.items()} for point in csv.DictReader(file)]
     content = page.render(
@@ -69,11 +70,11 @@ def write(
         sentence=sentence(figures),
         facts={
             "data set": settings.dataset.name,
-            "learned from": f"{sum(card.counts)} images of {'×'.join(map(str, card.shape))}",
+            "learned from": f"{learned} images of {'×'.join(map(str, card.shape))}",
             "family": f"{card.family} on {card.network}",
             "classes": ", ".join(card.classes) or "not used",
             "samples measured": f"{figures['samples']:.0f} against {figures['test_images']:.0f} test images",
-            "trained": f"{settings.train.steps} steps of {settings.train.batch} images",
+            "trained": f"{settings.train.steps} steps of {min(settings.train.batch, learned)} images",
         },
         table=[row(name, figures) for name in MEANINGS if name in figures],
         validation=[row(name, figures, "val_") for name in MEANINGS if f"val_{name}" in figures],

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import Project, with_every_family
 from torch import Tensor, nn
 
 from aigc_tasks import model
 from aigc_tasks.card import Card
+from aigc_tasks.clean.arrays import Clean, Split
 from aigc_tasks.errors import UserError
 from aigc_tasks.families.diffusion import Diffusion, Sampling, churned
+from aigc_tasks.recipe import recipe
+from aigc_tasks.train.training import card_of
 
 MEAN = 0.3
 MANY = torch.zeros(20_000, dtype=torch.int64)
@@ -124,6 +129,16 @@ def test_guidance_of_a_model_that_is_told_no_labels_is_refused(tmp_path: Path) -
             assert model.Sampler(tmp_path, sampling=Sampling(guidance=2.0)).sampling == Sampling(guidance=2.0)
     with pytest.raises(UserError, match=r"^params.yaml: recipes.faces.postprocess.sampling.guidance: .* no labels"):
         model.Sampler(tmp_path, sampling=Sampling(guidance=2.0))
+
+
+def test_guidance_without_labels_is_refused_before_the_training(here: Project) -> None:
+    sampling = {"sampling": {"guidance": 2.0}}
+    with_every_family(here).edit(lambda p: p["recipes"]["digits-diffusion"].update(postprocess=sampling))
+    settings = recipe("digits-diffusion")
+    split = Split(np.zeros((4, 1, 8, 8), np.uint8), np.zeros(4, np.int64))
+    assert card_of(settings, Clean(["a", "b"], split, split, split), "").counts == [4, 0]
+    with pytest.raises(UserError, match=r"^params.yaml: recipes.digits-diffusion.postprocess.sampling.guidance: .* no"):
+        card_of(settings, Clean([], split, split, split), "")
 
 
 def test_churn_is_the_only_chance_after_the_noise() -> None:

@@ -154,8 +154,13 @@ def open_run(client: MlflowClient, settings: Recipe, inputs: graph.Inputs, work:
 
 
 def card_of(settings: Recipe, data: arrays.Clean, fingerprint: str) -> Card:
-    """What the model is to be told and to say: without labels all images are of one nameless class."""
+    """What the model is to be told and to say: without labels all images are of one nameless class.
+
+    Raises ``UserError`` where such a model cannot be sampled as the recipe wants it.
+    """
     classes = data.classes if settings.family.conditional else []
+    told = settings.family.model_copy(update={"conditional": bool(classes)})
+    told.checked(settings.sampling, f"{layout.PARAMS}: recipes.{settings.name}")
     labels = data.train.labels if classes else np.zeros_like(data.train.labels)
     return Card(
         recipe=settings.name,

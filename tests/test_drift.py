@@ -207,6 +207,39 @@ def test_labels_that_are_gone_or_exchanged_are_found(digits: Images) -> None:
     assert drift.compare(old, confused).verdict == "drifted"
 
 
+def small(digits: Images, rows: np.ndarray, most: int = profile.MOST) -> tuple[Profile, np.ndarray]:
+    """What ten classes of a hundred are like, all of them, and their rows."""
+    thousand = np.concatenate([rows[digits.labels[rows] == label][:100] for label in range(10)])
+    return digits.profile(thousand, most), thousand
+
+
+@pytest.mark.parametrize("most", [profile.MOST, 60])
+def test_a_small_set_of_one_class_has_drifted_and_a_resample_has_not(digits: Images, most: int) -> None:
+    """Twenty images are two of each class: also where the trained model's profile is a sample."""
+    for seed in range(20):
+        rows = np.random.default_rng(seed).permutation(len(digits.labels))
+        old, thousand = small(digits, rows, most)
+        for new in (np.random.default_rng(seed).choice(thousand, 20), np.setdiff1d(rows, thousand)[::40]):
+            assert not [test for test in drift.compare(old, digits.profile(new)).changed if "class" in test.name]
+    one = drift.compare(old, digits.profile(thousand[300:320]))
+    mix, single = one.tests[:2]
+    assert (one.verdict, mix.name, mix.then, mix.now) == ("drifted", "class mix", "10 classes", "1 class")
+    assert (single.name, single.then, single.now) == ("class 3", "10 %", "100 %")
+    assert mix.changed
+    assert single.changed
+
+
+def test_labels_in_one_set_alone_are_a_difference_however_small_it_is(digits: Images) -> None:
+    old, thousand = small(digits, np.arange(len(digits.labels)))
+    some = digits.profile(thousand[::50])
+    unlabelled = replace(some, classes=[], labels=0 * some.labels, counts=np.array([20]))
+    for found, words in (
+        (drift.compare(old, unlabelled), ("10 classes", "unlabelled")),
+        (drift.compare(unlabelled, old), ("unlabelled", "10 classes")),
+    ):
+        assert [(test.name, test.then, test.now) for test in found.changed] == [("class labels", *words)]
+
+
 LABELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exchanged": lambda labels: np.choose(labels, [0, 3, 2, 1, 4, 5, 6, 7, 8, 9]),
     "all one on": lambda labels: (labels + 1) % 10,

@@ -27,7 +27,7 @@ LEVEL = 0.01
 SMALLEST = 0.03  # effect that matters, of any test
 COMPARED = 1_000  # images of either, between which distances are taken
 SHUFFLES = 1_999  # p-values from 0.0005, below what Holm asks of the smallest of a dozen
-RARE = 5  # expected images, below which classes are put together (Cochran 1954, Biometrics 10)
+RARE = 5  # expected images of a class, below which chi-square is no measure of chance (Cochran 1954, Biometrics 10)
 UNLABELLED = "no label"
 Verdict = Literal["same", "grown", "drifted"]
 
@@ -93,7 +93,7 @@ def compare(old: Profile, new: Profile) -> Drift:
     """Class mix, labels, sizes, colours and appearance of ``new`` against those of ``old``."""
     pool = pooled(old, new)
     variance, added, gone, exact = overlap(pool, old, new)
-    tests = holm([*class_mix(old, new, variance), *relabelled(old, new), *figures(pool), *appearance(old, new)])
+    tests = holm([*class_mix(old, new, pool, variance), *relabelled(old, new), *figures(pool), *appearance(old, new)])
     verdict: Verdict = "grown" if added else "same"
     if any(test.changed for test in tests):
         verdict = "drifted"
@@ -125,12 +125,14 @@ def overlap(pool: Pool, old: Profile, new: Profile) -> tuple[float, int, int, bo
     """
     limits = [max(one.shas) for one in (old, new) if len(one.shas) < len(one)]
     known = pool.shas <= min(limits).encode() if limits else np.ones(len(pool.shas), bool)
-    share = (pool.old[known].sum() + pool.new[known].sum()) / (len(old) + len(new))
-    squares = (pool.old[known] / len(old) - pool.new[known] / len(new)) ** 2
-    variance = float(squares.sum() / share)
+    before, after = pool.old[known], pool.new[known]
+    share = (before.sum() + after.sum()) / (len(old) + len(new))
+    # Each set's own part is known well also where few of its images are: only what they share is in proportion.
+    parts = [max(1, (times**2).sum()) / max(1, times.sum()) for times in (before, after)]
+    own = parts[0] / len(old) + parts[1] / len(new)
+    variance = float(own - 2 * (before * after).sum() / (share * len(old) * len(new)))
     if old.digest == new.digest:
         return variance, 0, 0, True
-    before, after = pool.old[known], pool.new[known]
     added, gone = missing(after, before, len(new)), missing(before, after, len(old))
     if limits:
         more = len(new) - len(old)
@@ -143,30 +145,58 @@ def missing(times: np.ndarray, others: np.ndarray, images: int) -> int:
     return round(images * times[others == 0].sum() / max(1, times.sum()))
 
 
-def class_mix(old: Profile, new: Profile, variance: float) -> list[Test]:
-    """Chi-square over all classes, and the one that changed most. Effect: Cohen's w, of which 0.1 is called small."""
-    counted = [dict(zip(one.classes or [UNLABELLED], one.counts.tolist(), strict=True)) for one in (old, new)]
-    names = sorted({name for counts in counted for name in counts})
+def class_mix(old: Profile, new: Profile, pool: Pool, variance: float) -> list[Test]:
+    """Chi-square over all classes, and the one that changed most. Effect: Cohen's w, of which 0.1 is called small.
+
+    Where a class is rare, chi-square's distribution does not hold, and p comes by shuffling labels among images. Labels
+    in one of the sets alone are no chance at all.
+    """
+    then, now = map(classes_of, (old, new))
+    if bool(old.classes) != bool(new.classes):
+        return [Test("class labels", "in one set alone", then, now, 1.0, 1.0, 0.0)]
+    names = sorted({*old.classes, *new.classes})
+    counted = [dict(zip(one.classes, one.counts.tolist(), strict=False)) for one in (old, new)]
     table = np.array([[counts.get(name, 0) for name in names] for counts in counted], float)
-    rare = table.sum(axis=0) * table.sum(axis=1).min() < RARE * table.sum()
-    if rare.sum() > 1:
-        names = [name for name, few in zip(names, rare, strict=True) if not few] + ["rare ones"]
-        table = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)])
+    there = table.sum(axis=0) > 0
+    names, table = [name for name, some in zip(names, there, strict=True) if some], table[:, there]
     if len(names) < 2:
         return []
-    shares, mean = table / table.sum(axis=1, keepdims=True), table.sum(axis=0) / table.sum()
+    totals, mean = table.sum(axis=1, keepdims=True), table.sum(axis=0) / table.sum()
+    gaps = np.subtract(*table / totals)
     variance = max(variance, 1e-12)  # the same images: no chance at all
-    squares = (shares[0] - shares[1]) ** 2 / mean
-    effect, freedom = float(np.sqrt(squares.sum())), len(names) - 1
-    p = float(ncx2.sf(effect**2 / variance, freedom, SMALLEST**2 / variance))
-    then, now = (f"{int((row > 0).sum())} classes" for row in table)
-    overall = Test("class mix", "chi-square", then, now, effect**2 / variance, effect, p)
-    each = np.sqrt(squares / (1 - mean))
-    most = int(each.argmax())
-    effect, deviation = float(each[most]), float(np.sqrt(variance))
-    p = min(1.0, 2 * len(names) * float(norm.sf((effect - SMALLEST) / deviation)))
-    then, now = (f"{100 * share:.3g} %" for share in shares[:, most])
-    return [overall, Test(f"class {names[most]}", "largest residual", then, now, effect / deviation, effect, p)]
+    (effect, largest), most = mixture(gaps, mean), int((gaps**2 / (mean * (1 - mean))).argmax())
+    if (mean * totals.min() < RARE).any():
+        method, chance = "chi-square, by shuffling", shuffled(pool, there, mean, variance)
+        overall, single = ((1 + (chance + SMALLEST >= (effect, largest)).sum(axis=0)) / (1 + SHUFFLES)).tolist()
+    else:
+        method, freedom = "chi-square", len(names) - 1
+        overall = float(ncx2.sf(effect**2 / variance, freedom, SMALLEST**2 / variance))
+        single = min(1.0, 2 * len(names) * float(norm.sf((largest - SMALLEST) / np.sqrt(variance))))
+    mix = Test("class mix", method, then, now, effect**2 / variance, effect, overall)
+    then, now = (f"{100 * share:.3g} %" for share in (table / totals)[:, most])
+    residual = largest / float(np.sqrt(variance))
+    return [mix, Test(f"class {names[most]}", "largest residual", then, now, residual, largest, single)]
+
+
+def classes_of(one: Profile) -> str:
+    """How many classes there are, in words."""
+    count = int((one.counts > 0).sum())
+    return f"{count:,} class{'es' * (count != 1)}" if one.classes else "unlabelled"
+
+
+def mixture(gaps: np.ndarray, mean: np.ndarray) -> tuple[float, float]:
+    """The effect of differences in the shares of classes whose shares are ``mean``: of all, and the largest."""
+    squares = gaps**2 / mean
+    return float(np.sqrt(squares.sum())), float(np.sqrt((squares / (1 - mean)).max()))
+
+
+def shuffled(pool: Pool, there: np.ndarray, mean: np.ndarray, variance: float) -> np.ndarray:
+    """``mixture`` of the weights dealt out by chance, SHUFFLES×2; scaled, for those described may be a sample."""
+    rng = np.random.default_rng(0)
+    weights = pool.weights
+    weights *= np.sqrt(variance / max(variance, float((weights**2).sum())))
+    dealt = (np.bincount(pool.labels, rng.permutation(weights), len(there))[there] for _ in range(SHUFFLES))
+    return np.array([mixture(gaps, mean) for gaps in dealt])
 
 
 def relabelled(old: Profile, new: Profile) -> list[Test]:
@@ -177,7 +207,7 @@ def relabelled(old: Profile, new: Profile) -> list[Test]:
     was, now = (set(zip(one.shas, named(one), strict=True)) for one in (old, new))
     both, kept = {sha for sha, _ in was} & {sha for sha, _ in now}, {sha for sha, _ in was & now}
     images = [(label, sha not in kept) for sha, label in was if sha in both]
-    if not images or not (old.classes or new.classes):
+    if not images or not (old.classes and new.classes):
         return []
     names, numbers = np.unique([label for label, _ in images], return_inverse=True)
     counts = np.bincount(numbers)

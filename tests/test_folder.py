@@ -429,6 +429,20 @@ def test_a_csv_of_labels_is_none_of_the_pictures(tmp_path: Path) -> None:
     ]
 
 
+def test_a_csv_labels_what_it_names_and_nothing_of_the_same_name(tmp_path: Path) -> None:
+    lines = b"file,label\n0.png,cat\n1.png,horse\n"
+    names = ["0.png", "a/0.png", "a/1.png", "b/1.png"]
+    place = files(tmp_path / "pics", {name: name.encode() for name in names} | {"labels.csv": lines})
+    rows = fetched(place, tmp_path / "data", labels=str(place / "labels.csv"))
+    several = "one line of labels.csv fits several pictures: write whole paths there"
+    assert [(row.id, row.label, row.flaw) for row in rows] == [
+        ("0.png", "cat", None),
+        ("a/0.png", None, "no label in labels.csv"),
+        ("a/1.png", None, several),
+        ("b/1.png", None, several),
+    ]
+
+
 def test_names_that_are_not_unicode_are_spelled_out(tmp_path: Path) -> None:
     place = files(tmp_path / "pics", {"a.png": b"a"})
     Path(os.fsdecode(bytes(place) + b"/caf\xe9.png")).write_bytes(b"b")

@@ -592,26 +592,41 @@ def told(tmp_path: Path, content: str | bytes) -> dict[str, labels.Told]:
     ],
 )
 def test_labels_are_read_however_the_columns_are_called(tmp_path: Path, content: str) -> None:
-    found = told(tmp_path, content)
-    assert labels.find(found, "a/1.png") == labels.Told("cat", None)
-    assert labels.find(found, "2.png") == labels.Told("dog", None)
-    assert labels.find(found, "3.png") is None
+    assert told(tmp_path, content) == {"a/1.png": labels.Told("cat", None), "2.png": labels.Told("dog", None)}
 
 
-def test_labels_are_found_by_id_by_name_and_without_ending(tmp_path: Path) -> None:
-    found = told(tmp_path, "id,label,split\n0007,a,train\nx/8.png,b,Validation\ny/8.png,c,\nz/9.png,d,test\n")
-    expected = {
-        "0007": "a",
-        "set/train/0007.jpg": "a",
-        "x/8.png": "b",
-        "set/y/8.png": "c",
-        "8.png": None,  # which of the two?
-        "9.png": "d",
-        "other/9.png": "d",
-        "9": None,
-    }
-    assert {id: (labels.find(found, id) or labels.Told(None, None)).label for id in expected} == expected
-    assert [labels.find(found, id).split for id in ("0007", "x/8.png", "y/8.png")] == ["train", "val", None]  # type: ignore[union-attr]
+LINES = "id,label,split\n0007,a,train\nx/8.png,b,Validation\ny/8.png,c,\nz/9.png,d,test\n"
+
+
+def labelled(tmp_path: Path, content: str, *ids: str) -> list[tuple[str | None, str | None]]:
+    """The label and the split of each, which is a picture, according to a CSV."""
+    (tmp_path / "labels.csv").write_text(content)
+    entries = [Entry(id, None, None, None, lambda: b"") for id in ids]
+    return [entry[1:3] for entry in labels.applied(lambda: iter(entries), str(tmp_path / "labels.csv"))]
+
+
+@pytest.mark.parametrize(
+    ("id", "expected"),
+    [
+        ("0007", ("a", "train")),
+        ("set/train/0007.jpg", ("a", "train")),
+        ("x/8.png", ("b", "val")),
+        ("set/y/8.png", ("c", None)),
+        ("8.png", (None, None)),  # which of the two?
+        ("9.png", ("d", "test")),
+        ("other/9.png", ("d", "test")),
+    ],
+)
+def test_labels_are_found_by_id_by_name_and_without_ending(tmp_path: Path, id: str, expected: tuple[str, str]) -> None:
+    assert labelled(tmp_path, LINES, id, "x/8.png")[0] == expected
+
+
+def test_a_line_of_labels_is_about_one_picture(tmp_path: Path) -> None:
+    cat, none = ("cat", None), (None, None)
+    assert labelled(tmp_path, "file,label\n0.png,cat\n", "0.png", "a/0.png") == [cat, none]
+    assert labelled(tmp_path, "file,label\na/0.png,cat\n", "0.png", "a/0.png") == [none, cat]
+    assert labelled(tmp_path, "file,label\n0.png,cat\n", "a/0.png", "b/0.png") == [none, none]
+    assert labelled(tmp_path, "file,label\n0,cat\n", "notes/0.txt", "a/0.png")[1] == cat
 
 
 @pytest.mark.parametrize(

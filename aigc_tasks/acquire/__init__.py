@@ -18,6 +18,7 @@ from pydantic import Field
 
 from aigc_tasks.knobs import Knobs
 
+PICTURES = {"jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pnm"}  # endings
 KIND = re.compile(r"^class Source\(", re.MULTILINE)
 
 

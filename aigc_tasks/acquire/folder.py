@@ -52,8 +52,11 @@ def labelled(
             own = labels.removeprefix(place.rstrip("/") + "/")
         else:
             own = os.path.relpath(layout.outside(labels).resolve(), layout.outside(place).resolve())
-        entries = (by_folder(entry)._replace(label=None) for entry in listing() if entry.id != own)
-        return csv.applied(entries, labels, options)
+
+        def others() -> Iterator[Entry]:
+            return (by_folder(entry)._replace(label=None) for entry in listing() if entry.id != own)
+
+        return csv.applied(others, labels, options)
     if labels is None:
         labels = is_labelled(listing())
     elif labels and not any(by_folder(entry).label for entry in listing() if entry.flaw is None):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from aigc_tasks import layout
-from aigc_tasks.acquire import Entry, archives, downloading, places
+from aigc_tasks.acquire import PICTURES, Entry, archives, downloading, places
 from aigc_tasks.errors import UserError
 
 FILE = ("file", "filename", "filepath", "path", "image", "imageid", "imagename", "imagepath", "img", "picture", "id")
@@ -36,7 +37,7 @@ def read(place: str, options: dict[str, Any] | None = None) -> dict[str, Told]:
 
     It is UTF-8, separated by comma, semicolon, tab or bar, and its first line names the columns in any order and case:
     one of files (``file``, ``path``, ``image_id`` …), one of labels (``label``, ``class`` …), one of splits if there
-    is one. ``find`` looks a file up in what is returned.
+    is one.
     """
     content, place = fetched(place, options), places.shown(place) if places.is_url(place) else place
     try:
@@ -64,7 +65,7 @@ def read(place: str, options: dict[str, Any] | None = None) -> dict[str, Told]:
                 raise UserError(f"{where} names {name} again with another label or split; keep one of them, {MEND}")
     except csv.Error as error:
         raise UserError(f"{place}: line {rows.line_num}: {error}; correct it, {MEND}") from None
-    return by_name(told)
+    return told
 
 
 def fetched(place: str, options: dict[str, Any] | None) -> bytes:
@@ -111,35 +112,62 @@ def tidy(name: str) -> str:
     return str(PurePosixPath(name.strip().replace("\\", "/"))).lstrip("/") if name.strip() else ""
 
 
-def by_name(told: dict[str, Told]) -> dict[str, Told]:
-    """The same, with each file's bare name added where only one is so named, or all of them are told the same."""
-    bare: dict[str, Told | None] = {}
+def by_name(told: dict[str, Told]) -> dict[str, str]:
+    """The file of each bare name, where only one is so named, or all of them are told the same."""
+    bare: dict[str, str] = {}
     for path, one in told.items():
-        if "/" in path:
-            name = path.rpartition("/")[2]
-            bare[name] = one if bare.get(name, one) == one else None
-    return {**{name: one for name, one in bare.items() if one is not None}, **told}
+        name = path.rpartition("/")[2]
+        if name != path and one != told.get(bare.setdefault(name, path)):
+            bare[name] = ""
+    return bare
 
 
-def find(told: dict[str, Told], id: str) -> Told | None:
-    """What is told of an entry: by its id, else by the end of that path down to the bare name, else without ending."""
+def find(told: dict[str, Told], bare: dict[str, str], id: str) -> str | None:
+    """The file that is most like an entry's id: the same, else the end of that path down to the bare name, else the
+    same without ending, else another path to the same bare name, which ``by_name`` knows.
+    """
     parts = id.split("/")
     paths = ["/".join(parts[start:]) for start in range(len(parts))]
     paths += [path.removesuffix(PurePosixPath(path).suffix) for path in paths]
-    return next((told[path] for path in paths if path in told), None)
+    found = next((path for path in paths if path in told), None)
+    return found or bare.get(parts[-1]) or bare.get(paths[-1]) or None
 
 
-def applied(entries: Iterator[Entry], place: str, options: dict[str, Any] | None = None) -> Iterator[Entry]:
+def taken(entries: Iterator[Entry], told: dict[str, Told], bare: dict[str, str]) -> tuple[set[str], set[str]]:
+    """The files that are entries' own ids, and those that are none and like the ids of several pictures."""
+    own, like = set[str](), Counter[str]()
+    for entry in entries:
+        if entry.id in told:
+            own.add(entry.id)
+        elif (ending := PurePosixPath(entry.id).suffix) == "" or ending[1:].lower() in PICTURES:
+            like[find(told, bare, entry.id) or ""] += 1
+    return own, {file for file, count in like.items() if file and count > 1}
+
+
+def applied(
+    listing: Callable[[], Iterator[Entry]], place: str, options: dict[str, Any] | None = None
+) -> Iterator[Entry]:
     """The entries with what the CSV at ``place`` says of them; one it gives no label has a flaw. Raises ``UserError``.
 
-    A split that the CSV does not tell stays as the source tells it.
+    A line is about the entry whose id it names; only if there is none, about the one that is like it. For that all
+    entries are listed once more, as soon as one is not named by its id. A split that the CSV does not tell stays as the
+    source tells it.
     """
     told = read(place, options)
+    bare = by_name(told)
     file = places.name(place) if places.is_url(place) else Path(place).name
-    flaw, named, example = f"no label in {file}", 0, None
-    for entry in entries:
-        one = find(told, entry.id)
-        named, example = named + (one is not None), example or entry.id
+    named, example = 0, None
+    own: set[str] | None = None
+    for entry in listing():
+        flaw, name = f"no label in {file}", find(told, bare, entry.id)
+        named, example = named + (name is not None), example or entry.id
+        if name is not None and name != entry.id:
+            if own is None:
+                own, several = taken(listing(), told, bare)
+            if name in several:
+                flaw = f"one line of {file} fits several pictures: write whole paths there"
+            name = None if name in own or name in several else name
+        one = told[name] if name is not None else None
         if entry.flaw is not None:
             yield entry
         elif one is None or one.label is None:

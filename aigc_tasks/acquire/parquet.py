@@ -36,8 +36,8 @@ class Source(acquire.Source):
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
-        found = shards.entries(self.source, (".parquet",), self.options, work, self.listed)
-        return found if self.labels is None else csv.applied(found, self.labels, self.options)
+        found = partial(shards.entries, self.source, (".parquet",), self.options, work, self.listed)
+        return found() if self.labels is None else csv.applied(found, self.labels, self.options)
 
     def listed(self, shard: shards.Shard) -> Iterator[Entry]:
         try:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from aigc_tasks import acquire
-from aigc_tasks.acquire import Entry, archives, shards
+from aigc_tasks.acquire import PICTURES, Entry, archives, shards
 from aigc_tasks.acquire import labels as csv
 
-PICTURES = {"jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pnm"}
 MEMBER = 1 << 10  # bytes that a listed member takes in memory, about
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 
@@ -36,8 +36,8 @@ class Source(acquire.Source):
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
-        found = self.listed(work)
-        return csv.applied(found, self.labels, self.options) if isinstance(self.labels, str) else found
+        found = partial(self.listed, work)
+        return csv.applied(found, self.labels, self.options) if isinstance(self.labels, str) else found()
 
     def listed(self, work: Path) -> Iterator[Entry]:
         is_labelled = False if isinstance(self.labels, str) else self.labels

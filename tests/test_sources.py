@@ -369,6 +369,27 @@ def test_parquet_rows_without_picture_or_class_say_so(tmp_path: Path) -> None:
         entries[0].read()  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.float16(), pa.decimal128(38, 2)])
+def test_parquet_labels_that_are_whole_numbers_with_a_point_are_classes(tmp_path: Path, kind: pa.DataType) -> None:
+    table = pa.table({"image": [encoded(number) for number in range(3)], "label": pa.array([3, None, 10]).cast(kind)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
+    assert [(entry.label, entry.flaw) for entry in entries] == [("3", None), (None, "no label"), ("10", None)]
+
+
+def test_parquet_labels_that_are_no_classes_are_said(tmp_path: Path) -> None:
+    columns = {"image": [encoded(number) for number in range(4)], "label": [0.5, float("nan"), float("inf"), 2.0]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
+    flaws = ["its label is no class (0.5)", "no label", "its label is no class (inf)", None]
+    assert [entry.flaw for entry in entries] == flaws
+    pq.write_table(pa.table(columns | {"label": [[1], [2], [], [1, 3]]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"column 'label' holds list.*, no classes; set `label` .* or to false"):
+        listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
+    entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"), label=False)
+    assert [(entry.label, entry.flaw) for entry in entries] == [(None, None)] * 4
+
+
 def test_a_damaged_parquet_file_is_one_clear_line_and_a_damaged_page_a_flaw(tmp_path: Path) -> None:
     file = hugging_face(tmp_path / "a.parquet", 300)
     whole = file.read_bytes()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -28,7 +30,9 @@ class Source(acquire.Source):
     kind: Literal["parquet"]
     source: str = Field(description="a .parquet file, a folder of them, or a URL of either; {000..012} stands for many")
     image: str | None = Field(None, description="column of the pictures; without it, it is found by its type and name")
-    label: str | None = Field(None, description="column of the classes; without it, it is found if there is one")
+    label: Literal[False] | str | None = Field(
+        None, description="column of the classes; false: none; without it, it is found if there is one"
+    )
     split: str | None = Field(None, description="column of the splits; without it, `split` or what file names tell")
     labels: str | None = Field(None, description="path or URL of a CSV with a class for each id, instead of a column")
     options: dict[str, Any] = Field(
@@ -57,7 +61,7 @@ class Source(acquire.Source):
         features = described(schema)
         for knob in ("image", "label", "split"):
             column = getattr(self, knob)
-            if column is not None and column not in schema.names:
+            if isinstance(column, str) and column not in schema.names:
                 has = ", ".join(schema.names)[:200]
                 raise UserError(f"{name}: has no column {column!r}; set `{knob}` in params.yaml to one of: {has}")
         image = self.image or column_of_pictures(schema, features)
@@ -67,11 +71,12 @@ class Source(acquire.Source):
                 f"{name}: no column of encoded pictures{f' is {image!r}' if image else ''}; set `image` in params.yaml "
                 f"to one of bytes, or of structs with `bytes`; it has {held}"
             )
-        label = None if self.labels else self.label or column_of_labels(schema, features)
+        found = column_of_labels(schema, features) if self.label is None else self.label
+        label = None if self.labels else found or None
         if label is not None and not is_class(schema.field(label).type):
             raise UserError(
                 f"{name}: column {label!r} holds {schema.field(label).type}, no classes; "
-                "set `label` in params.yaml to one of whole numbers or text"
+                "set `label` in params.yaml to one of whole numbers or text, or to false"
             )
         split = self.split or ("split" if "split" in schema.names and is_class(schema.field("split").type) else None)
         classes = features.get(label, {}).get("names") if label else None
@@ -124,17 +129,22 @@ def column_of_pictures(schema: pa.Schema, features: dict[str, dict[str, Any]]) -
 
 
 def column_of_labels(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> str | None:
-    """The one that has a name for it, else the first that is noted as such; None if there is none."""
+    """The one that has a name for it, else the first that is noted as such; None if there is none.
+
+    If there is only a ``label`` that cannot hold classes it is this one, unless it holds pictures, as masks are.
+    """
     fitting = [field.name for field in schema if is_class(field.type)]
     named = [name for known in csv.LABEL for name in fitting if name.lower() == known]
     noted = [name for name in fitting if features.get(name, {}).get("_type") == "ClassLabel"]
-    return next(iter(named + noted), None)
+    other = [field.name for field in schema if field.name.lower() in csv.LABEL[:2] and not holds_bytes(field.type)]
+    return next(iter(named + noted + other), None)
 
 
 def is_class(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean)
+    of = pa.types
+    tests = (of.is_integer, of.is_string, of.is_large_string, of.is_boolean, of.is_floating, of.is_decimal)
     return any(test(kind) for test in tests)
 
 
@@ -171,7 +181,14 @@ def value(cell: pa.Scalar) -> Any:
 
 
 def named(value: Any, classes: list[str] | None) -> tuple[str | None, str | None]:
-    """The class that a label stands for, and what is wrong with it; -1 is Hugging Face's word for none."""
+    """The class that a label stands for, and what is wrong with it; -1 is Hugging Face's word for none.
+
+    Whole numbers may have come with a point: pandas makes doubles of them once one is missing.
+    """
+    if isinstance(value, float | Decimal):
+        if math.isinf(value) or (value == value and int(value) != value):
+            return None, f"its label is no class ({value:.6g})"
+        value = int(value) if value == value else None
     if value is None or value == "" or (classes and value == -1):
         return None, "no label"
     if isinstance(value, bytes) or len(str(value)) > LONGEST:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from aigc_tasks import knobs
 
+YEAR = 365 * 24 * 60 * 60  # seconds; what is longer no clock counts
 WHOM = re.compile(r"[a-z0-9-]+/[a-z0-9-]+|\$[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -20,13 +21,17 @@ class Schedule(knobs.Knobs):
     """Without ``cron`` and ``interval`` it is retrained when its data has changed (``aigc watch``), and by hand."""
 
     cron: str | None = Field(None, description="five fields, or six of which the last is seconds: 0 3 * * *")
-    interval: float | None = Field(None, gt=0, description="seconds between two starts, in place of `cron`")
+    interval: float | None = Field(None, ge=1, le=YEAR, description="seconds between two starts, in place of `cron`")
     timezone: str = Field("UTC", description="in which `cron` is read, for example Europe/Berlin")
     on_change: bool = Field(True, description="also when `aigc watch` has seen its data change")
     overlap: Literal["skip", "queue"] = Field("skip", description="what a start does that finds the last one at work")
-    time_limit: float | None = Field(None, gt=0, description="minutes; a retraining that takes longer is ended")
-    retries: int = Field(0, ge=0, description="of one that failed for a reason which may pass")
-    retry_delay: float = Field(60.0, gt=0, description="seconds before the first retry; twice as many before each next")
+    time_limit: float | None = Field(
+        None, gt=0, le=YEAR / 60, description="minutes; a retraining that takes longer is ended"
+    )
+    retries: int = Field(0, ge=0, le=100, description="of one that failed for a reason which may pass")
+    retry_delay: float = Field(
+        60.0, gt=0, le=YEAR, description="seconds before the first retry; twice as many before each next"
+    )
     push: bool = Field(False, description="share results: fetch and push the branch at `origin`, DVC's remote likewise")
 
     notify: list[str] = Field(

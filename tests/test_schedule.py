@@ -20,6 +20,13 @@ from aigc_tasks.schedule import Schedule
         ({"overlap": "drop"}, "x.overlap: must be 'skip' or 'queue', got 'drop'"),
         ({"crom": "0 3 * * *"}, "x.crom: unknown key; did you mean 'cron'?"),
         ({"retries": -1}, "x.retries: must be greater than or equal to 0, got -1"),
+        ({"retries": 10**30}, "x.retries: must be less than or equal to 100, got 10000"),
+        ({"interval": 1e400}, "x.interval: must be less than or equal to 31536000, got inf"),
+        ({"interval": 1e15}, "x.interval: must be less than or equal to 31536000, got 1000000000000000.0"),
+        ({"interval": 1e-9}, "x.interval: must be greater than or equal to 1, got 1e-09"),
+        ({"time_limit": 1e400}, "x.time_limit: must be less than or equal to 525600, got inf"),
+        ({"retry_delay": float("nan")}, "x.retry_delay: must be less than or equal to 31536000, got nan"),
+        ({"retry_delay": 1e15}, "x.retry_delay: must be less than or equal to 31536000, got 1000000000000000.0"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_mend(section: dict[str, Any], said: str) -> None:

@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +31,8 @@ MENDS = {
 
 def explain(error: BaseException | None) -> str | None:
     """One line for what the machine refused, also if a library wrapped it in an error of its own; None for the rest."""
+    if (line := damaged(error)) is not None:
+        return line
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
             where = f"{error.filename}: " if error.filename else ""
@@ -41,6 +44,36 @@ def explain(error: BaseException | None) -> str | None:
             return f"a database in .dvc/tmp or mlruns: {error}; {MENDS[errno.ENOSPC]}"
         error = error.__cause__
     return None
+
+
+def damaged(error: BaseException | None) -> str | None:
+    """One line for a database that SQLite finds damaged, also below errors of MLflow's; None for other errors."""
+    while error is not None:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            from aigc_tasks import tracking  # here: few errors need it
+
+            path = Path(tracking.tracking_uri().removeprefix(tracking.SQLITE))
+            if tracking.store() is None or is_whole(path):
+                mend = "move .dvc/tmp and DVC's site cache away, DVC makes them again"
+                return f"a database of DVC's is damaged ({error}); {mend}"
+            mend = (
+                "put a copy back, or move it away: runs and versions in it are then gone, models and data stay in DVC"
+            )
+            return f"{path}: damaged ({error}); {mend}"
+        error = error.__cause__
+    return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a database of SQLite is not damaged, or not there."""
+    if not path.exists():
+        return True
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
 
 
 def terminate(signum: int, frame: FrameType | None) -> None:

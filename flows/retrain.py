@@ -15,7 +15,7 @@ from prefect import State, flow, get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from aigc_tasks import graph, layout, lifeline, retraining, tracking
+from aigc_tasks import graph, layout, lifeline, retraining, stage, tracking
 from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
@@ -60,11 +60,11 @@ def retrain(recipe: str, because: str = "") -> State:
         try:
             return kept(settings, schedule, because, own)
         except Exception as error:
-            is_ours = isinstance(error, UserError)
-            why = str(error) if is_ours else f"it ended by an error ({type(error).__name__}); its log says which"
+            known = str(error) if isinstance(error, UserError) else stage.explain(error)
+            why = known or f"it ended by an error ({type(error).__name__}); its log says which"
             state: State = Failed(message=why)
             tell(settings, state, own)
-            if is_ours:
+            if known:
                 return state
             raise
 

@@ -346,6 +346,13 @@ def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
     assert error(done.stderr).startswith("error: dvc.lock is not as DVC writes it; settle a merge, or")
     lock.write_text(good)
 
+    trained.check("git", "branch", "--delete", "--force", "retrain/digits-gan")
+    (untold := trained.path / retraining.untold("digits-gan")).mkdir(parents=True)
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert error(done.stderr).endswith("Is a directory")
+    assert last_run(trained)[0]["state"]["message"] == error(done.stderr).removeprefix("error: ")
+    untold.rmdir()
+
     shutil.rmtree(trained.path / ".git")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1

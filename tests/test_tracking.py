@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from conftest import ROOT
 from mlflow import MlflowClient
 from PIL import Image
 
-from aigc_tasks import tracking
+from aigc_tasks import stage, tracking
 from aigc_tasks.tracking import Curves
 
 
@@ -81,13 +85,35 @@ def test_the_store_survives_a_move(store: Path, tmp_path: Path, monkeypatch: pyt
     shutil.rmtree(store, ignore_errors=True)
     later = f"""
 from pathlib import Path
-from aigc_tasks import tracking
+from aigc_tasks import stage, tracking
 client = tracking.open_client()
 assert Path(client.download_artifacts({run_id!r}, "note.txt")).read_text() == "kept"
 client.log_text({run_id!r}, "new", "other.txt")
 """
     subprocess.run([sys.executable, "-c", later], cwd=there, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (there / "mlruns/artifacts/digits" / run_id / "artifacts/other.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: whole[: len(whole) // 3], lambda whole: b"junk" * 5000])
+@pytest.mark.parametrize("asked", [tracking.open_client, lambda: tracking.registered_tags("aigc")])
+def test_a_damaged_store_is_named_with_its_mend(
+    store: Path, spoil: Callable[[bytes], bytes], asked: Callable[[], object]
+) -> None:
+    tracking.open_client()
+    database = store / "mlruns/mlflow.db"
+    database.write_bytes(spoil(database.read_bytes()))
+    with pytest.raises(Exception, match=r"malformed|not a database") as error:
+        asked()
+    line = stage.explain(error.value) or ""
+    assert re.fullmatch(rf"{database}: damaged \(.*\); put a copy back, or move it away: .* stay in DVC", line)
+
+
+def test_another_damaged_database_is_not_said_to_be_mlflows(store: Path) -> None:
+    tracking.open_client()
+    (store / "cache.db").write_bytes(b"junk" * 5000)
+    with pytest.raises(sqlite3.DatabaseError) as error, closing(sqlite3.connect(store / "cache.db")) as database:
+        database.execute("SELECT 1 FROM sqlite_master")
+    assert (stage.explain(error.value) or "").startswith("a database of DVC's is damaged (file is")
 
 
 def test_the_users_server_is_used_when_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

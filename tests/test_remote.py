@@ -44,6 +44,7 @@ class Web:
     breaks: int = 0  # answers that still are to be broken off half way
     refusals: int = 0  # answers that still are to be 503
     pace: float = 0.0  # seconds between two pieces of 64 kB
+    other: dict[str, int | str] = field(default_factory=dict)  # a path's status or redirect; 0: it breaks off
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, range
     sent: int = 0
     url: str = ""
@@ -70,9 +71,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if web.refusals:
             web.refusals -= 1
             return self.send_error(503)
-        if content is None and f"{path}/" in web.files:
+        if isinstance(status := web.other.get(path), int):
+            self.close_connection = True
+            return self.send_error(status) if status else None
+        if place := web.other.get(path) or f"{path}/" * (content is None and f"{path}/" in web.files):
             self.send_response(301)
-            self.send_header("Location", f"{path}/")
+            self.send_header("Location", str(place))
             self.send_header("Content-Length", "0")
             return self.end_headers()
         if content is None:
@@ -581,6 +585,40 @@ def test_a_host_that_is_down_is_not_asked_for_every_url(web: Web, tmp_path: Path
     listed = [f"{web.url}/1.png", *(f"http://127.0.0.1:9/{number}.png" for number in range(500))]
     entries = found(urls.Source(kind="urls", urls=listed), tmp_path)
     assert sum(entry.flaw == "unreachable (connection refused)" for entry in entries.values()) == 500
+
+
+@pytest.mark.parametrize(("status", "said"), [(503, "503"), (429, "429"), (0, "the connection broke off")])
+def test_files_that_fail_take_none_of_their_neighbours_with_them(
+    web: Web, tmp_path: Path, status: int, said: str
+) -> None:
+    web.files = {f"/{number:03}.png": png(number) for number in range(300)}
+    web.other = dict.fromkeys(list(web.files)[:250:30], status)
+    source = urls.Source(kind="urls", urls=[f"{web.url}{path}" for path in web.files])
+    flaws = {f"/{id.rpartition('/')[2]}": entry.flaw for id, entry in found(source, tmp_path).items() if entry.flaw}
+    assert flaws == dict.fromkeys(web.other, f"unreachable ({said})")
+
+
+def test_a_host_that_falls_silent_is_given_up(web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    web.files = {f"/{number:03}.png": png(number) for number in range(300)}
+    web.other = dict.fromkeys(list(web.files)[10:], 0)
+    entries = found(urls.Source(kind="urls", urls=[f"{web.url}{path}" for path in web.files]), tmp_path)
+    assert sum(entry.flaw is None for entry in entries.values()) == 10
+    assert len({path for _, path, _ in web.asked}) < 60
+    said = f"{web.url.removeprefix('http://')}: the connection broke off: given up, not asked for more"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("/b.png", "redirects in a circle"), ("file:///etc/passwd", "redirects to file:///etc/passwd, which is no web")],
+)
+def test_a_redirect_that_leads_nowhere_is_called_so(web: Web, tmp_path: Path, place: str, said: str) -> None:
+    web.files, web.other = {"/c.png": png(1)}, {"/b.png": place}
+    entries = found(urls.Source(kind="urls", urls=[f"{web.url}/b.png", f"{web.url}/c.png"]), tmp_path)
+    assert [str(entry.flaw)[: len(said) + 13] for entry in entries.values()] == [f"unreachable ({said}", "None"]
+    with pytest.raises(UserError) as error:
+        downloading.download(f"{web.url}/b.png", tmp_path)
+    assert said in one_line(error)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,13 @@ import html
 import logging
 import os
 import re
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock
 from typing import IO, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -21,10 +24,11 @@ import fsspec
 
 from aigc_tasks.acquire.archives import regular, spelled, too_large
 from aigc_tasks.acquire.places import local, name
-from aigc_tasks.acquire.unreachable import PATIENT, PAUSES, SILENCE, THERE, Broken, Unreachable, retried
+from aigc_tasks.acquire.unreachable import DOWN, PATIENT, PAUSES, SILENCE, THERE, Broken, Unreachable, retried
 
 BLOCK = 16 << 20  # bytes of one request where a file is read in ranges
 PROBES = 16  # requests at a time that ask for nothing but a file's headers
+SILENT = 5  # files in a row without any answer, after which a host is asked for no more
 
 PACKAGES = {
     **{"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"},
@@ -160,18 +164,32 @@ def relative(path: str, web: bool) -> str:
 def probes(urls: list[str], options: dict[str, Any] | None = None) -> Iterator[dict[str, Any] | Unreachable]:
     """What the servers tell of each URL, in order, or why they tell nothing. A host that is down is not asked on."""
     down: dict[str, Unreachable] = {}
+    silent: Counter[str] = Counter()  # files in a row, by host
+    answered: dict[str, float] = {}  # when a host last did
+    lock = Lock()
+
+    def asked(url: str) -> dict[str, Any]:
+        system, place = filesystem(url, options)
+        return system.info(place)
 
     def probe(url: str) -> dict[str, Any] | Unreachable:
-        host = urlsplit(url).netloc
+        host, began = urlsplit(url).netloc.rpartition("@")[2], time.monotonic()
         if host in down:
             return down[host]
         try:
-            system, place = filesystem(url, options)
-            return retried(partial(system.info, place), url)
+            told: dict[str, Any] | Unreachable = retried(partial(asked, url), url)
         except Unreachable as error:
-            if error.is_network:
-                down[host] = error
-            return error
+            told = error
+        with lock:
+            if not (isinstance(told, Unreachable) and told.is_silent):
+                silent[host], answered[host] = 0, time.monotonic()
+            elif host not in down:
+                # What others got while this file was waited for is an answer in between.
+                silent[host] = 1 if answered.get(host, 0.0) > began else silent[host] + 1
+                if told.reason in DOWN or silent[host] == SILENT:
+                    down[host] = told
+                    print(f"{host}: {told.reason}: given up, not asked for more; check the network", flush=True)
+        return told
 
     with ThreadPoolExecutor(PROBES) as pool:
         for first in range(0, len(urls), 16 * PROBES):  # so that a long list is not asked for ahead of its readers

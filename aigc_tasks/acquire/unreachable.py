@@ -15,6 +15,7 @@ from aigc_tasks.errors import UserError
 PAUSES = (1.0, 2.0, 4.0)  # seconds between two tries
 SILENCE = 30  # seconds without a byte, after which a connection counts as broken
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP's ways to say "later"
+DOWN = ("connection refused", "unknown host")  # what is the matter with a host, not with one file
 PATIENT = ("gs", "gcs")  # whose package tries six times before it gives up, for half a minute
 
 THERE = "correct `source` in params.yaml"
@@ -35,6 +36,7 @@ class Unreachable(UserError):
         super().__init__(f"{shown(url)}: {reason}; {mend}")
         self.reason = reason
         self.is_network = mend == NETWORK  # not a matter of this one file
+        self.is_silent = self.is_network and not reason.isdigit()  # no answer came: a status is one
 
 
 def retried(action: Callable[[], T], url: str) -> T:
@@ -66,6 +68,10 @@ def diagnosis(error: Exception) -> tuple[str, str, bool]:
         if isinstance(status, int) and status >= 400:
             mend = KEYS if status in (401, 403) else NETWORK if status in BUSY else THERE
             return str(status), mend, status in BUSY
+        if kind == "TooManyRedirects":
+            return "redirects in a circle", THERE, False
+        if kind in ("NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"):
+            return f"redirects to {shown(first_line(cause))}, which is no web address", THERE, False
         if "Credentials" in kind:
             return "no credentials", KEYS, False
         if isinstance(cause, PermissionError) or str(cause).startswith("Forbidden: "):  # as gcsfs says it

@@ -12,11 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import numpy as np
 import pandas as pd
 
 from aigc_tasks import acquire, catalogue, clean, layout, recipe
-from aigc_tasks.acquire import archives, downloading, places, raw, reading, torchvision
-from aigc_tasks.clean import decoding, looking, splitting
+from aigc_tasks.acquire import archives, downloading, intake, places, raw, reading, torchvision
+from aigc_tasks.clean import decoding, looking, profile, splitting
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import validated
@@ -45,8 +46,8 @@ class Look(NamedTuple):
 
     @property
     def pictures(self) -> pd.DataFrame:
-        """The rows of the sample that are pictures, by area."""
-        found = self.sample[self.sample["width"].notna()]
+        """The rows of the sample that clean keeps, as far as one picture tells, by area."""
+        found = self.sample[self.sample["reason"].isna()]
         found = found.astype({"width": int, "height": int})
         return found.iloc[(found["width"] * found["height"]).argsort(kind="stable")]
 
@@ -169,7 +170,7 @@ def looked(source: acquire.Source, work: Path, place: str) -> Look:
     """List the whole source and look at a few entries, evenly spread; raises ``UserError`` if no picture is found."""
     named, others, splits, flaws = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     entries = 0
-    for entry in source.entries(work):
+    for entry in intake.unique(source.entries(work), set()):
         entries += 1
         labels = named if PurePosixPath(entry.id).suffix.lower() in decoding.KNOWN else others
         if entry.flaw is None:
@@ -180,8 +181,9 @@ def looked(source: acquire.Source, work: Path, place: str) -> Look:
         raise UserError(f"{place}: is empty; {SOMEWHERE} that holds pictures")
     count = min(entries, LOOKED)
     spread, found = {number * entries // count for number in range(count)}, []
+    again = intake.unique(source.entries(work), set())  # entries kept may hold what they are read from
     with progress("look", count) as update:
-        for number, entry in enumerate(source.entries(work)):  # again: entries kept may hold what they are read from
+        for number, entry in enumerate(again):
             if number in spread:
                 found.append(examined(entry))
                 update(len(found), "entries")
@@ -191,19 +193,24 @@ def looked(source: acquire.Source, work: Path, place: str) -> Look:
     if sample["reason"].notna().all():
         raise UserError(
             f"{place}: none of {count:,} entries looked at is a picture to learn from "
-            f"({counted(Counter(sample['reason']))}); {SOMEWHERE} that holds pictures"
+            f"({counted(reasons(sample))}); {SOMEWHERE} that holds pictures"
         )
     return Look(entries, named or others, splits, flaws, sample)
 
 
 def examined(entry: acquire.Entry) -> dict[str, Any]:
-    """One entry as clean would see it."""
+    """One entry as clean would see it, and what it would find wrong."""
     content, flaw = None, entry.flaw
     if flaw is None:
         read = reading.fetched(entry)
         content, flaw = read.content, read.flaw
     row = raw.Row(entry.id, entry.source, entry.label, entry.split, "", content, flaw, False)
-    return looking.examined(row, AS_CLEAN, None)[0]
+    facts, picture, pixels = looking.examined(row, AS_CLEAN, None)
+    if picture:
+        facts["place"] = 0
+        looking.measured([facts], profile.embedding(pixels[None]), np.empty(0))
+        looking.judged(facts, picture, AS_CLEAN)
+    return facts
 
 
 def suited(look: Look, size: int | None) -> dict[str, Any]:
@@ -226,8 +233,8 @@ def sizes(look: Look) -> list[str]:
 
 def said(look: Look) -> str:
     """What was found, a line a fact."""
-    pictures, seen = look.pictures, len(look.sample)
-    every = "all" if len(pictures) == seen else f"{len(pictures):,}"
+    pictures, seen, decoded = look.pictures, len(look.sample), int(look.sample["width"].notna().sum())
+    every = "all" if decoded == seen else f"{decoded:,}"
     lines = [f"entries   {look.entries:,}; {every} of {seen:,} looked at are pictures"]
     found = sizes(look)
     if len(set(found)) == 1:

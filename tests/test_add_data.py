@@ -196,6 +196,36 @@ def test_what_clean_would_refuse_is_said_before(project: Project) -> None:
     assert "fewer than 6 pictures" in project.check("aigc", "add-data", "few", "few")
 
 
+def test_what_clean_drops_or_flags_by_its_pixels_is_said_before(project: Project) -> None:
+    blank, small, mixed = (project.path / name for name in ("blank", "small", "mixed"))
+    blank.mkdir()
+    for number in range(9):
+        Image.new("RGB", (32, 32), (20 * number, 0, 0)).save(blank / f"{number}.png")
+    files(small, {f"{number}.png": picture(number, 5, 5) for number in range(9)})
+    files(mixed, {f"a/{number}.png": picture(number) for number in range(9)})
+    files(mixed, {f"b/{number}.png": picture(number + 20, 90, 9) for number in range(9)})
+    files(mixed, {f"c/{number}.jpg": picture(number + 40, mode="RGBA") for number in range(2)})
+    for place, reason in (("blank", "blank 9"), ("small", "too small 9")):
+        done = project.run("aigc", "add-data", place, place)
+        assert f"none of 9 entries looked at is a picture to learn from ({reason})" in done.stderr
+    said = project.check("aigc", "add-data", "mixed", "mixed")
+    assert "20; all of 20 looked at are pictures\nsizes     32×32\n" in said
+    assert "clean drops, of 20 looked at: extreme aspect 9\n" in said
+    assert "clean flags or converts, of 20 looked at: wrong type 2, odd mode 2\n" in said
+    assert "only 55% can be used; `clean.survive` is lowered" in said
+    assert entry(project, "mixed")["clean"] == {"survive": 0.28}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archives_double_members_count_as_acquire_takes_them(project: Project) -> None:
+    with zipfile.ZipFile(zipped(project.path / "pics.zip", CLASSES), "a") as archive:
+        for name in [*CLASSES, "cat/0.png (2)"]:
+            archive.writestr(name, picture(0))
+    said = project.check("aigc", "add-data", "pets", "pics.zip")
+    assert "49; 25 of 49 looked at are pictures" in said
+    assert "cannot be used, of all 49: has the name of another 24\n" in said
+
+
 @pytest.mark.slow
 def test_folders_in_a_flat_set_are_no_classes_now_or_later(project: Project) -> None:
     place = files(project.path / "flat", {f"{seed}.png": picture(seed) for seed in range(30)})

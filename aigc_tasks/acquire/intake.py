@@ -123,15 +123,25 @@ def renewed(described: dict[str, Any], knobs: dict[str, Any], name: str) -> dict
 
 
 def unique(entries: Iterator[Entry], seen: set[str]) -> Iterator[Entry]:
-    """The entries, and their ids in ``seen``; a second one of the same name, as archives may hold, has a flaw."""
-    copies: Counter[str] = Counter()
+    """The entries, and their ids in ``seen``; a second one of the same name, as archives may hold, has a flaw.
+
+    Such copies come last, under names that no entry has.
+    """
+    copies: list[Entry] = []
     for entry in entries:
-        id = entry.id
+        if entry.id in seen:
+            copies.append(entry._replace(read=None, flaw="has the name of another"))
+        else:
+            seen.add(entry.id)
+            yield entry
+    numbers: Counter[str] = Counter()
+    for copy in copies:
+        id = copy.id
         while id in seen:
-            copies[entry.id] += 1
-            id = f"{entry.id} ({copies[entry.id] + 1})"
+            numbers[copy.id] += 1
+            id = f"{copy.id} ({numbers[copy.id] + 1})"
         seen.add(id)
-        yield entry if id == entry.id else entry._replace(id=id, read=None, flaw="has the name of another")
+        yield copy._replace(id=id)
 
 
 class Unfinished:

@@ -124,7 +124,7 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
     else:
         kind = by_name(path.name)
     if kind is None:
-        raise UserError(f"{place}: neither a folder nor an archive nor a list of addresses; {SOMEWHERE}")
+        raise UserError(f"{place}: neither a folder nor an archive ({archives.READ}) nor a list; {SOMEWHERE}")
     return {"kind": kind, "source": from_project(place, stand)}
 
 
@@ -159,7 +159,7 @@ def is_shard(path: Path) -> bool:
     if path.suffix.lower() != ".tar":
         return False
     try:
-        members = [PurePosixPath(member.id) for member in islice(archives.of_tar(path, is_packed=False), MEMBERS)]
+        members = [PurePosixPath(member.id) for member in islice(archives.of_tar(path, path.name, 0), MEMBERS)]
     except (tarfile.TarError, OSError):
         return False  # what is wrong with it, its kind says
     pictures = {member.with_suffix("") for member in members if member.suffix.lower() in decoding.KNOWN}

@@ -255,6 +255,10 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
         (["new", "empty"], "empty: holds no pictures"),
         (["new", "words"], "words: none of 3 entries looked at is a picture .*not a picture 3"),
         (["new", "words/1.doc"], "words/1.doc: neither a folder nor an archive"),
+        (
+            ["new", "pics.tar.zst"],
+            r"pics.tar.zst: neither a folder nor an archive \(zip, tar, tar.gz, tar.bz2, tar.xz\)",
+        ),
         (["new", "broken.zip"], "broken.zip: not a whole archive"),
         (["new", "torchvision:Nothing"], ".*must be 'MNIST'"),
         (["new", "pics", "--size", "2"], ".*clean.size: must be greater than or equal to 4"),
@@ -267,7 +271,7 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
 def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments: list[str], error: str) -> None:
     files(project.path / "pics", CLASSES)
     files(project.path / "words", {f"{n}.doc": b"words" for n in range(3)})
-    files(project.path, {"broken.zip": b"PK\x03\x04 and no more"})
+    files(project.path, {"broken.zip": b"PK\x03\x04 and no more", "pics.tar.zst": b"(\xb5/\xfd"})
     (project.path / "empty").mkdir()
     before = (project.path / "params.yaml").read_bytes()
     done = project.run("aigc", "add-data", *arguments)

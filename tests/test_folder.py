@@ -67,9 +67,14 @@ def zipped(path: Path, content: dict[str, bytes]) -> Path:
     return path
 
 
+def packing(name: str) -> Any:
+    """The mode in which tarfile writes it."""
+    return {".tar": "w", ".bz2": "w:bz2", ".txz": "w:xz"}.get(Path(name).suffix, "w:gz")
+
+
 def tarred(path: Path, content: dict[str, bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz" if path.suffix != ".tar" else "w") as archive:
+    with tarfile.open(path, packing(path.name)) as archive:
         for name, data in content.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -170,7 +175,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
         assert len(samples) == len(TREE)
 
 
-@pytest.mark.parametrize("name", ["pics.zip", "pics.tar", "pics.tar.gz", "pics.TGZ"])
+@pytest.mark.parametrize("name", ["pics.zip", "pics.tar", "pics.tar.gz", "pics.TGZ", "pics.tar.bz2", "pics.txz"])
 def test_an_archive_is_read_where_it_lies(tmp_path: Path, name: str) -> None:
     content = {f"./{name}": data for name, data in reversed(TREE.items())}
     path = (zipped if name.endswith("zip") else tarred)(tmp_path / name, content)
@@ -326,11 +331,11 @@ def test_hostile_members_of_a_zip_have_a_flaw(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["pics.tar", "pics.tgz"])
+@pytest.mark.parametrize("name", ["pics.tar", "pics.tgz", "pics.tar.bz2", "pics.txz"])
 def test_hostile_members_of_a_tar_have_a_flaw(tmp_path: Path, name: str) -> None:
     kinds = {"hard.png": tarfile.LNKTYPE, "soft.png": tarfile.SYMTYPE, "fifo.png": tarfile.FIFOTYPE}
     kinds |= {"device.png": tarfile.CHRTYPE, "sparse.png": tarfile.GNUTYPE_SPARSE}
-    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("tgz") else "w") as archive:
+    with tarfile.open(tmp_path / name, packing(name)) as archive:
         for member in ("good.png", *kinds, "good.png"):
             header = tarfile.TarInfo(member)
             header.type, header.linkname = kinds.get(member, tarfile.REGTYPE), "/etc/passwd"
@@ -386,7 +391,7 @@ damage = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["pics.zip", "pics.tar", "pics.tgz"]), damage)
+@given(st.sampled_from(["pics.zip", "pics.tar", "pics.tgz", "pics.tar.bz2", "pics.txz"]), damage)
 @example("pics.zip", [(0.4984334318784184, "flip", 0)])  # a member's name begins with NUL, and so is empty
 def test_no_damage_to_an_archive_is_more_than_flaws_or_one_clear_line(
     name: str, damage: list[tuple[float, str, int]]

@@ -1,4 +1,4 @@
-"""Archives of files, read where they lie and never unpacked: zip, tar and gzipped tar.
+"""Archives of files, read where they lie and never unpacked: zip, tar and packed tar.
 
 Whoever made the archive may mean ill. What a member's header says is checked before anything of it is read: a member
 that points out of the archive, is a link, is encrypted or unpacks to too much is an entry with a flaw.
@@ -6,8 +6,10 @@ that points out of the archive, is a link, is encrypted or unpacks to too much i
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import lzma
 import os
 import re
 import stat
@@ -16,12 +18,18 @@ import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from aigc_tasks.acquire import Entry
 from aigc_tasks.errors import UserError
 
-ARCHIVE = re.compile(r"(.+)\.(zip|tar|tar\.gz|tgz)", re.IGNORECASE | re.DOTALL)
+PACKED: dict[str, Any] = {  # a packed tar's endings, and what opens it
+    **{".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.bz2": bz2.open, ".tbz2": bz2.open, ".tbz": bz2.open},
+    **{".tar.xz": lzma.open, ".txz": lzma.open},
+}
+TARS = (".tar", *PACKED)
+ARCHIVE = re.compile(rf"(.+)(\.zip|{'|'.join(map(re.escape, TARS))})", re.IGNORECASE | re.DOTALL)
+READ = "zip, tar, tar.gz, tar.bz2, tar.xz"
 HEADER = 1 << 20  # bytes of a tar header, long names with it; more is meant to fill the memory
 METHODS = {12: "bzip2", 14: "lzma"}  # which zipfile unpacks without a bound; it bounds stored and deflated members
 BOMB_BYTES, BOMB_RATIO = 16 << 20, 500  # what unpacks to so much and so many times its size is no picture either
@@ -83,11 +91,8 @@ def entries(path: Path, prefix: str, source: str, largest: int) -> Iterator[Entr
     Members of more than ``largest`` bytes have a flaw, and those too that only a bomb unpacks to.
     """
     try:
-        if source.lower().endswith(".zip"):
-            members = of_zip(path, largest)
-        else:
-            members = of_tar(path, not source.lower().endswith(".tar"), largest)
-        for member in members:
+        is_zip = source.lower().endswith(".zip")
+        for member in of_zip(path, largest) if is_zip else of_tar(path, source, largest):
             if offered(member.id):
                 yield placed(member, prefix, source)
     except OSError as error:
@@ -169,7 +174,7 @@ def unzipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 class Headers:
     """A file as ``tarfile`` may read it: in pieces of the size of headers. ``last`` is the last one."""
 
-    def __init__(self, file: gzip.GzipFile | BinaryIO) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self.file, self.tell, self.seek, self.last = file, file.tell, file.seek, b""
 
     def read(self, size: int) -> bytes:
@@ -179,13 +184,17 @@ class Headers:
         return self.last
 
 
-def of_tar(path: Path, is_packed: bool, largest: int = 0) -> Iterator[Entry]:
-    """A packed tar can only be read from its beginning on: its members' content is read while it is listed.
+def unpacks(name: str) -> Any:
+    """What opens a packed tar of this name; None if it is not packed."""
+    return next((opener for ending, opener in PACKED.items() if name.lower().endswith(ending)), None)
 
-    For their names alone, ``largest`` is not needed.
+
+def of_tar(path: Path, name: str, largest: int) -> Iterator[Entry]:
+    """A packed tar, as the ending of ``name`` tells, can only be read from its beginning on: its members' content is
+    read while it is listed.
     """
-    seen, rest = 0, None
-    with regular(path) as opened, gzip.GzipFile(fileobj=opened) if is_packed else opened as file:
+    seen, rest, is_packed = 0, None, unpacks(name) is not None
+    with regular(path) as opened, unpacks(name)(opened) if is_packed else opened as file:
         try:
             version, headers, room = stamp(path), Headers(file), allowed(path, largest)
             archive = tarfile.open(fileobj=headers, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
@@ -207,9 +216,9 @@ def of_tar(path: Path, is_packed: bool, largest: int = 0) -> Iterator[Entry]:
                 seen += 1
             else:
                 is_damaged = any(headers.last)  # tarfile takes anything but a header for the end
-                file.read(HEADER)  # to the end, where gzip compares its checksum
+                file.read(HEADER)  # to the end, where it compares its checksum
                 rest = DAMAGED.format(seen) if is_damaged else None
-        except Exception as error:  # a damaged file makes tarfile and gzip raise anything
+        except Exception as error:  # a damaged file makes tarfile and what unpacks it raise anything
             if not seen:
                 raise tarfile.ReadError(str(error)) from None
             rest = DAMAGED.format(seen)

@@ -18,14 +18,14 @@ from aigc_tasks.acquire import Entry, archives
 from aigc_tasks.acquire import labels as csv
 from aigc_tasks.errors import UserError
 
-MEND = "set `source` in params.yaml to a folder of pictures or to a .zip, .tar, .tar.gz or .tgz file of them"
+MEND = f"set `source` in params.yaml to a folder of pictures or to an archive of them ({archives.READ})"
 BROKEN = "unreadable archive"
 STRAY = 0.1  # share of a labelled set's files that may lie in no class folder
 
 
 class Source(acquire.Source):
     kind: Literal["folder"]
-    source: str = Field(description="folder of pictures or of archives of them, or one .zip, .tar, .tar.gz, .tgz file")
+    source: str = Field(description=f"folder of pictures or of archives of them, or one archive: {archives.READ}")
     labels: bool | str | None = Field(
         None,
         description="true: pictures lie in folders named after their class; a path: of a CSV with a class for each; "

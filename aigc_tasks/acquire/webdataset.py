@@ -20,7 +20,6 @@ from aigc_tasks.acquire import PICTURES, Entry, archives, shards
 from aigc_tasks.acquire import labels as csv
 
 MEMBER = 1 << 10  # bytes that a listed member takes in memory, about
-ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 
 class Source(acquire.Source):
@@ -49,7 +48,7 @@ class Source(acquire.Source):
             for sample in samples(shard, self.limit):
                 yield from pictures(sample, shard, is_labelled)
 
-        return shards.entries(self.source, ENDINGS, self.options, work, read)
+        return shards.entries(self.source, archives.TARS, self.options, work, read)
 
 
 Sample = dict[str, Entry]
@@ -61,11 +60,11 @@ def samples(shard: shards.Shard, largest: int) -> Iterator[Sample]:
 
     One that fills the memory, with more than ``largest`` bytes, is divided.
     """
-    is_packed = not shard.name.lower().endswith(".tar")
+    is_packed = archives.unpacks(shard.name) is not None
     try:
         sample: Sample = {}
         key, size = "", 0
-        for member in archives.of_tar(shard.file, is_packed, largest):
+        for member in archives.of_tar(shard.file, shard.name, largest):
             if archives.offered(f"{shard.name}/{member.id}"):
                 belongs, ending = parted(member.id)
                 if sample and (belongs != key or ending in sample or size > largest):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from math import log2
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from aigc_tasks import acquire, catalogue, clean, layout, recipe
-from aigc_tasks.acquire import archives, downloading, intake, places, raw, reading, torchvision
+from aigc_tasks.acquire import archives, downloading, intake, places, raw, reading, shards, torchvision, webdataset
 from aigc_tasks.clean import decoding, looking, profile, splitting
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
@@ -30,7 +31,9 @@ COARSE = 14  # pixels a side that a network sees, at least, where it sees square
 MARGIN = 1.2  # times the share that must survive cleaning; what looks like less is expected to fail
 LEAST = splitting.LEAST * len(splitting.SPLITS)  # pictures that can be divided into splits
 SHOWN = 8  # classes and problems named before "…"
-MEMBERS = 100  # of a tar, by which shards are told from an archive
+MEMBERS = 100  # samples of a tar, by which shards are told from an archive
+SHARDS = 10  # tars of a folder that are asked whether they are
+LARGE = 64 << 20  # bytes of a member
 AS_CLEAN = clean.Knobs.model_validate({"size": LARGEST})
 SOMEWHERE = "name a folder, an archive, an address such as s3://bucket/prefix, or torchvision:NAME"
 
@@ -108,6 +111,7 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
         return {"kind": "torchvision", **as_kind(place, stand, "torchvision")}
     path = Path(from_project(place, stand)).expanduser()
     kind: str | None
+    more: dict[str, Any] = {}
     if places.is_url(place):
         kind = by_name(urlsplit(place).path) or "store"
         kind = "store" if kind == "folder" else kind
@@ -115,6 +119,9 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
         if mirrored := mirror_of(path):
             return {"kind": "torchvision", "name": mirrored, "mirror": from_project(place, stand)}
         kind = by_content(path)
+        told = list(map(is_labelled, tars(path)[:SHARDS])) if kind == "webdataset" else []
+        if any(told) and not told[0]:
+            more["labels"] = True  # else the first shard, which has none, would tell that there are none
     elif path.exists():
         kind = "webdataset" if is_shard(path) else by_name(path.name)
     elif place in torchvision.SETS:
@@ -125,7 +132,7 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
         kind = by_name(path.name)
     if kind is None:
         raise UserError(f"{place}: neither a folder nor an archive ({archives.READ}) nor a list; {SOMEWHERE}")
-    return {"kind": kind, "source": from_project(place, stand)}
+    return {"kind": kind, "source": from_project(place, stand), **more}
 
 
 def by_name(name: str) -> str | None:
@@ -137,11 +144,18 @@ def by_name(name: str) -> str | None:
 
 def by_content(folder: Path) -> str:
     """The kind that the files of a folder, and of the folders in it, tell."""
-    files = [file for pattern in ("*", "*/*") for file in folder.glob(pattern)]
-    endings = Counter(file.suffix.lower() for file in files)
-    if endings[".parquet"] > sum(endings[ending] for ending in decoding.KNOWN):
+    endings = Counter(file.suffix.lower() for file in folder.rglob("*"))
+    pictures = sum(endings[ending] for ending in decoding.KNOWN)
+    if endings[".parquet"] > pictures:
         return "parquet"
-    return "webdataset" if any(map(is_shard, sorted(folder.glob("*.tar"))[:1])) else "folder"
+    found = tars(folder)
+    return "webdataset" if len(found) >= pictures and any(map(is_shard, found[:SHARDS])) else "folder"
+
+
+def tars(folder: Path) -> list[Path]:
+    """Those that ``webdataset`` would read, in its order."""
+    found = shards.local_files(str(folder), archives.TARS)
+    return [Path(file.location) for file in found if file.flaw is None]
 
 
 def mirror_of(folder: Path) -> str | None:
@@ -155,15 +169,20 @@ def mirror_of(folder: Path) -> str | None:
 
 
 def is_shard(path: Path) -> bool:
-    """Whether this is a tar of WebDataset: pictures beside a .cls or .json of the same name."""
-    if path.suffix.lower() != ".tar":
-        return False
-    try:
-        members = [PurePosixPath(member.id) for member in islice(archives.of_tar(path, path.name, 0), MEMBERS)]
-    except (tarfile.TarError, OSError):
-        return False  # what is wrong with it, its kind says
-    pictures = {member.with_suffix("") for member in members if member.suffix.lower() in decoding.KNOWN}
-    return any(member.suffix in (".cls", ".json") and member.with_suffix("") in pictures for member in members)
+    """Whether this is a tar of WebDataset: pictures beside a .cls or .json of the same key."""
+    return any(sample.keys() & {"cls", "json"} and any(map(webdataset.is_picture, sample)) for sample in samples(path))
+
+
+def is_labelled(path: Path) -> bool:
+    return any(webdataset.told(sample) != (None, None) for sample in samples(path))
+
+
+def samples(path: Path) -> Iterator[webdataset.Sample]:
+    """Some samples of a tar as ``webdataset`` reads them, up to any damage: what is wrong with it, its kind says."""
+    if path.name.lower().endswith(archives.TARS):
+        shard = shards.Shard(path.name, path, "", None, None)
+        with suppress(shards.Broken, OSError):
+            yield from islice(webdataset.samples(shard, LARGE), MEMBERS)
 
 
 def looked(source: acquire.Source, work: Path, place: str) -> Look:

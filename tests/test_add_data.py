@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -170,6 +171,27 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
         assert entry(project, f"set{number}")["acquire"] == {"kind": kind, "source": source} | labels
     project.check("aigc", "add-data", "other", "in/shards", "--kind", "folder")
     assert entry(project, "other")["acquire"]["kind"] == "folder"
+
+
+def test_shards_are_told_as_they_are_read(project: Project) -> None:
+    """Packed, with keys that have more than one ending, and with labels that the first shard lacks."""
+    sides = [{f"{n}.left.png": picture(n), f"{n}.right.png": picture(n + 50), f"{n}.cls": b"cat"} for n in range(8)]
+    bare = {f"{n}.png": picture(n + 100) for n in range(8)}
+    tarred(project.path / "packed/0.tar", {name: data for pair in sides for name, data in pair.items()})
+    tarred(project.path / "later/0.tar", bare)
+    tarred(project.path / "later/in/1.tar", {name: data for pair in sides for name, data in pair.items()})
+    tar = project.path / "packed/0.tar"
+    tar.with_name("0.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+    tar.unlink()
+    assert "classes   1: cat 16\n" in project.check("aigc", "add-data", "packed", "packed")
+    assert entry(project, "packed")["acquire"] == {"kind": "webdataset", "source": "packed"}
+    said = project.check("aigc", "add-data", "later", "later")
+    assert "classes   1: cat 16\n" in said
+    assert "cannot be used, of all 24: no label beside it 8\n" in said
+    assert entry(project, "later")["acquire"] == {"kind": "webdataset", "source": "later", "labels": True}
+    files(project.path / "later", CLASSES)
+    project.check("aigc", "add-data", "pictures", "later")
+    assert entry(project, "pictures")["acquire"]["kind"] == "folder"
 
 
 def test_a_relative_path_is_meant_from_where_the_user_stands(project: Project) -> None:

@@ -95,9 +95,13 @@ def parted(path: str) -> tuple[str, str]:
     return folder + slash + key, ending.lower()
 
 
+def is_picture(ending: str) -> bool:
+    return ending.rpartition(".")[2] in PICTURES
+
+
 def pictures(sample: Sample, shard: shards.Shard, is_labelled: bool) -> Iterator[Entry]:
     """The sample's pictures, each with the sample's label; a sample without one of them has a flaw."""
-    found = [member for ending, member in sample.items() if ending.rpartition(".")[2] in PICTURES]
+    found = [member for ending, member in sample.items() if is_picture(ending)]
     label, wrong = told(sample) if is_labelled and found else (None, None)
     if not found:
         wrong = "no picture beside it"

@@ -33,6 +33,7 @@ LEAST = splitting.LEAST * len(splitting.SPLITS)  # pictures that can be divided 
 SHOWN = 8  # classes and problems named before "…"
 MEMBERS = 100  # samples of a tar, by which shards are told from an archive
 SHARDS = 10  # tars of a folder that are asked whether they are
+RECIPE = "-diffusion"  # what the name of the recipe that it suggests ends in
 LARGE = 64 << 20  # bytes of a member
 AS_CLEAN = clean.Knobs.model_validate({"size": LARGEST})
 SOMEWHERE = "name a folder, an archive, an address such as s3://bucket/prefix, or torchvision:NAME"
@@ -66,8 +67,9 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
     Relative paths are meant from the folder ``stand``. On an error, which is a ``UserError``, nothing is written.
     """
     where = f"{layout.PARAMS}: datasets.{name}"
-    if not recipe.NAME.fullmatch(name):
-        raise UserError(f"{name}: a name is made of a-z, 0-9, - and _; choose another")
+    if not recipe.NAME.fullmatch(f"{name}{RECIPE}"):
+        longest = recipe.LONGEST - len(RECIPE)
+        raise UserError(f"{name}: a name is made of a-z, 0-9, - and _, {longest} of them at most; choose another")
     if name in recipe.read(layout.PARAMS)["datasets"]:
         raise UserError(
             f"{where}: is in use already; choose another name, or bring it up to date: aigc data update {name}"
@@ -159,12 +161,19 @@ def tars(folder: Path) -> list[Path]:
 
 
 def mirror_of(folder: Path) -> str | None:
-    """The set of torchvision's whose files, as published, are in the folder."""
-    present = {file.name for file in folder.iterdir()}
+    """The set of torchvision's whose files are in the folder; raises ``UserError`` if they are not as published."""
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    others: list[tuple[int, str, str]] = []  # several sets have files of the same names
     for name, published in torchvision.SETS.items():
-        wrong = (downloading.mismatch(folder / file, {"md5": md5}) for file, md5 in published.files.items())
-        if published.files.keys() <= present and not any(wrong):
-            return name
+        if published.files.keys() <= present:
+            told = {file: downloading.mismatch(folder / file, {"md5": md5}) for file, md5 in published.files.items()}
+            wrong = [f"{folder / file}: {said}" for file, said in told.items() if said]
+            if not wrong:
+                return name
+            others.append((len(wrong), name, wrong[0]))
+    if others:
+        _, name, wrong_file = min(others)
+        raise UserError(f"{wrong_file}, as that of {name} is; replace it by the original, or say --kind folder")
     return None
 
 
@@ -325,9 +334,9 @@ def following(name: str, look: Look, cleaning: dict[str, Any]) -> str:
         [
             f"{layout.PARAMS}: added datasets.{name}{resized}",
             f"next      dvc repro clean@{name}",
-            f"train     paste this under `recipes:` in {layout.PARAMS}, then: aigc run {name}-diffusion",
+            f"train     paste this under `recipes:` in {layout.PARAMS}, then: aigc run {name}{RECIPE}",
             "",
-            f"  {name}-diffusion:",
+            f"  {name}{RECIPE}:",
             f"    dataset: {name}",
             "    family: diffusion",
             "    network: unet",

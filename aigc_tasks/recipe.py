@@ -24,7 +24,9 @@ from aigc_tasks.layout import PARAMS
 from aigc_tasks.schedule import Schedule
 
 EMPTY = "none is in use; `aigc add NAME` takes one from recipes/"
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # DVC's addresses and our folders are made of names
+LONGEST = 100  # letters; with what is put before and behind it, a name of ours is one of a file
+NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{LONGEST - 1}}}")  # DVC's addresses and our folders are made of names
+NAMING = f"a name is made of a-z, 0-9, - and _, {LONGEST} of them at most"
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
 def product(name: Any, field: str, path: Path) -> Product:
     """The product that ``field`` names, and what its entry under ``products:`` says, if any; raises ``UserError``."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise UserError(f"{field}: a name is made of a-z, 0-9, - and _, got {name!r}; rename it")
+        raise UserError(f"{field}: {NAMING}, got {name!r}; rename it")
     entry = read(path)["products"].get(name)
     return Product(name, validated(promote.Product, entry, f"{path}: products.{name}"))
 
@@ -173,7 +175,7 @@ def find(
             f"{path}: {table}: there is no {name!r}; {suggestion(name, list(entries)) if entries else EMPTY}"
         )
     if not NAME.fullmatch(name):
-        raise UserError(f"{path}: {table}.{name}: a name is made of a-z, 0-9, - and _; rename it")
+        raise UserError(f"{path}: {table}.{name}: {NAMING}; rename it")
     where, entry = f"{path}: {table}.{name}", entries[name]
     if not isinstance(entry, dict):
         raise UserError(f"{where}: expected keys and values, got {entry!r}; write `key: value` lines")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -19,6 +20,10 @@ import pytest
 from conftest import SHARED, Project
 from PIL import Image
 from ruamel.yaml import YAML
+
+from aigc_tasks import inspection
+from aigc_tasks.acquire import torchvision
+from aigc_tasks.errors import UserError
 
 
 def picture(seed: int, width: int = 32, height: int = 32, mode: str = "RGB", form: str = "PNG") -> bytes:
@@ -136,6 +141,20 @@ def test_published_files_are_told_by_their_checksums(project: Project) -> None:
         assert entry(project, path)["acquire"] == {"kind": "torchvision", "name": name, "mirror": place}
         assert "70,000; all of 200" in said
         assert "train 60,000, test 10,000" in said
+
+
+def test_of_sets_whose_files_have_the_same_names_the_nearest_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {f"{name}.gz": name.encode() for name in ("images", "labels", "more")}
+    theirs = {name: hashlib.md5(data).hexdigest() for name, data in content.items()}
+    sets = {"KMNIST": dict.fromkeys(theirs, 32 * "0"), "MNIST": theirs}
+    known = {name: torchvision.Set(md5s, (), lambda _: iter(())) for name, md5s in sets.items()}
+    monkeypatch.setattr(torchvision, "SETS", known)
+    assert inspection.mirror_of(files(tmp_path, content)) == "MNIST"
+    files(tmp_path, {"labels.gz": b"lab"})
+    with pytest.raises(UserError, match=r"labels.gz: its md5 is .*, not .*, as that of MNIST is"):
+        inspection.mirror_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -273,6 +292,8 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
     [
         (["digits", "pics"], "params.yaml: datasets.digits: is in use already"),
         (["Bad/name", "pics"], "Bad/name: a name is made of a-z"),
+        ([91 * "a", "pics"], "aaa*: a name is made of .*, 90 of them at most; choose another"),
+        (["new", "set"], "set/cifar-10-binary.tar.gz: its md5 is .*, not .*, as that of CIFAR10 is; replace it"),
         (["new", "nowhere"], "nowhere: no such folder or file"),
         (["new", "empty"], "empty: holds no pictures"),
         (["new", "words"], "words: none of 3 entries looked at is a picture .*not a picture 3"),
@@ -293,6 +314,7 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
 def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments: list[str], error: str) -> None:
     files(project.path / "pics", CLASSES)
     files(project.path / "words", {f"{n}.doc": b"words" for n in range(3)})
+    files(project.path / "set", {"cifar-10-binary.tar.gz": b"half of it"})
     files(project.path, {"broken.zip": b"PK\x03\x04 and no more", "pics.tar.zst": b"(\xb5/\xfd"})
     (project.path / "empty").mkdir()
     before = (project.path / "params.yaml").read_bytes()

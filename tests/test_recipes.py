@@ -166,6 +166,12 @@ def test_a_recipe_of_a_dataset_that_is_in_use_keeps_the_users_dataset(here: Proj
     assert recipe.dataset("digits").features.steps == 60
 
 
+def test_a_name_that_no_file_could_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(f"datasets: {{{101 * 'a'}: {{}}}}")
+    with pytest.raises(UserError, match=r"a name is made of a-z, 0-9, - and _, 100 of them at most; rename it"):
+        recipe.dataset(101 * "a", tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize("command", [["run", "digits-gam"], ["add", "mnist-mlpgam"]])
 def test_a_wrong_name_is_one_line_and_an_exit_code(project: Project, command: list[str]) -> None:
     done = project.run("aigc", *command)

@@ -189,7 +189,7 @@ def is_labelled(path: Path) -> bool:
 def samples(path: Path) -> Iterator[webdataset.Sample]:
     """Some samples of a tar as ``webdataset`` reads them, up to any damage: what is wrong with it, its kind says."""
     if path.name.lower().endswith(archives.TARS):
-        shard = shards.Shard(path.name, path, "", None, None)
+        shard = shards.Shard(path.name, path, "", None, None, str(path))
         with suppress(shards.Broken, OSError):
             yield from islice(webdataset.samples(shard, LARGE), MEMBERS)
 

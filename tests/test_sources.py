@@ -439,6 +439,8 @@ def test_a_damaged_shard_is_one_entry_and_removes_nothing(tmp_path: Path, kind: 
         (place / f"{number}.{ending}").write_bytes(b"x" * 3000)
     with pytest.raises(UserError, match=rf"0.{ending}: {words}.*; replace it, or move it out of the source"):
         listed(tmp_path, kind, source=str(place))
+    with served(place) as (url, _), pytest.raises(UserError, match=rf"^{url}/0.{ending}: {words}"):
+        listed(tmp_path, kind, source=url)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "webdataset"])

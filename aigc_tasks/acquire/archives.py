@@ -83,8 +83,10 @@ def regular(path: Path | str, flags: int = 0) -> BinaryIO:
     return open(descriptor, "rb")
 
 
-def entries(path: Path, prefix: str, source: str, largest: int) -> Iterator[Entry]:
+def entries(path: Path, prefix: str, source: str, largest: int, place: str | None = None) -> Iterator[Entry]:
     """The members of the archive at ``path``; raises ``UserError`` if nothing of it can be read.
+
+    ``place`` is the URL that the archive was brought from, by which it is named then.
 
     Ids begin with ``prefix``; ``source`` is the archive's name in its source, whose ending tells the format. A zip is
     listed by its members' names. A tar is listed as it lies; where it is damaged, a last entry stands for the rest.
@@ -97,9 +99,9 @@ def entries(path: Path, prefix: str, source: str, largest: int) -> Iterator[Entr
                 yield placed(member, prefix, source)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{path}: {reason}; make it readable, or move it out of the source") from None
+        raise UserError(f"{place or path}: {reason}; make it readable, or move it out of the source") from None
     except (zipfile.BadZipFile, tarfile.TarError):
-        raise UserError(f"{path}: not a whole archive; replace it, or move it out of the source") from None
+        raise UserError(f"{place or path}: not a whole archive; replace it, or move it out of the source") from None
 
 
 def placed(member: Entry, prefix: str, source: str) -> Entry:

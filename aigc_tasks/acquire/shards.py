@@ -27,6 +27,7 @@ class Shard(NamedTuple):
     stamp: str  # changes whenever the content does
     split: str | None  # that the name tells, as in "train-00000.tar" or "test/0.parquet"
     flaw: str | None  # why it must not be opened
+    place: str  # path or URL, as it may be shown
 
 
 class Broken(Exception):
@@ -58,7 +59,7 @@ def entries(
         except Broken as error:
             flaw, reason = f"unreadable shard ({error})", str(error)
         if flaw:
-            trouble = trouble or f"{shard.file}: {reason}; replace it, or move it out of the source"
+            trouble = trouble or f"{shard.place}: {reason}; replace it, or move it out of the source"
             yield Entry(shard.name, None, shard.split, None, None, shard.name, flaw)
     if trouble and not is_read:
         raise UserError(trouble)
@@ -93,7 +94,8 @@ def brought(source: str, endings: tuple[str, ...], options: dict[str, Any], work
                 used.add(copy)
                 file = downloading.download(location, copy, options=options)
             split = next((SPLITS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLITS), None)
-            yield Shard(name, file, "" if flaw else archives.stamp(file), split, flaw)
+            shown = places.shown(location) if places.is_url(location) else location
+            yield Shard(name, file, "" if flaw else archives.stamp(file), split, flaw, shown)
     for stale in set((work / "shards").glob("*")) - used:
         shutil.rmtree(stale)
     if empty:

@@ -56,7 +56,8 @@ class Source(acquire.Source):
             if file.path in prefixes:
                 archive = downloading.download(file.url, folders[file.url], options=self.options)
                 try:
-                    yield from archives.entries(archive, prefixes[file.path], file.path, self.limit)
+                    place = places.shown(file.url)
+                    yield from archives.entries(archive, prefixes[file.path], file.path, self.limit, place)
                 except UserError:
                     if len(found) == 1:
                         raise

@@ -168,7 +168,7 @@ def listed(rows: dict[str, Listed], work: Path, place: str, largest: int) -> Ite
         try:
             if id in prefixes:
                 archive = downloading.download(row.url, folders[row.url], row.md5, row.sha256)
-                members = archives.entries(archive, prefixes[id], id, largest)
+                members = archives.entries(archive, prefixes[id], id, largest, places.shown(row.url))
                 yield from (member._replace(label=row.label) for member in members)
             elif sums and is_reached:
                 yield Entry(id, row.label, None, str(sums), partial(fetched, row.url, sums, largest))

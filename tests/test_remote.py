@@ -281,6 +281,8 @@ def test_local_files_and_their_errors(tmp_path: Path) -> None:
     [
         ("http://127.0.0.1:9/a.zip", "connection refused"),
         ("http://nowhere.invalid/a.zip", "unknown host"),
+        ("ftp://127.0.0.1:9/a.zip", "connection refused"),
+        ("ftp://nowhere.invalid/a.zip", "unknown host"),
         ("az://bucket/a.zip", "pip install adlfs"),
         ("sftp://host/a.zip", "pip install paramiko"),
         ("gopher://a/a.zip", "no protocol gopher"),

@@ -86,11 +86,10 @@ def regular(path: Path | str, flags: int = 0) -> BinaryIO:
 def entries(path: Path, prefix: str, source: str, largest: int, place: str | None = None) -> Iterator[Entry]:
     """The members of the archive at ``path``; raises ``UserError`` if nothing of it can be read.
 
-    ``place`` is the URL that the archive was brought from, by which it is named then.
-
     Ids begin with ``prefix``; ``source`` is the archive's name in its source, whose ending tells the format. A zip is
     listed by its members' names. A tar is listed as it lies; where it is damaged, a last entry stands for the rest.
     Members of more than ``largest`` bytes have a flaw, and those too that only a bomb unpacks to.
+    ``place`` is the URL that the archive was brought from: errors name it.
     """
     try:
         is_zip = source.lower().endswith(".zip")

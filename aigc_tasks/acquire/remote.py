@@ -90,24 +90,25 @@ def opened(system: Any, place: str, options: dict[str, Any] | None, start: int =
 
 def read(url: str, largest: int, options: dict[str, Any] | None = None) -> bytes:
     """One file of at most so many bytes; raises ``UserError`` if the network fails, ``ValueError`` if only it does."""
-    return content(*filesystem(url, options), options, None, largest)
+    return content(*retried(partial(filesystem, url, options), url), url, options, None, largest)
 
 
-def content(system: Any, place: str, options: dict[str, Any] | None, size: int | None, largest: int) -> bytes:
+def content(system: Any, place: str, url: str, options: dict[str, Any] | None, size: int | None, largest: int) -> bytes:
     """``read`` within a file system, of a file whose size may be known."""
 
     def whole() -> bytes:
+        # One that is not shared, as FTP's, is a connection that serves one thread.
+        own = system if system.cachable else type(system)(*system.storage_args, **system.storage_options)
         if size is not None and not is_web(system):
-            return system.cat_file(place)
+            return own.cat_file(place)
         found = bytearray()
-        with opened(system, place, options) as stream:
+        with opened(own, place, options) as stream:
             while len(found) <= largest and (block := stream.file.read(1 << 20)):
                 found += block
         return bytes(found)
 
     try:
-        where = place if is_web(system) else system.unstrip_protocol(place)
-        found = b"" if size is not None and size > largest else retried(whole, where)
+        found = b"" if size is not None and size > largest else retried(whole, url)
     except Unreachable as error:
         if error.is_network:
             raise
@@ -123,8 +124,9 @@ def files(url: str, options: dict[str, Any] | None = None) -> Iterator[RemoteFil
     Over http(s) a folder is the page that lists it, and each file's version is asked for by its headers. Other stores
     are listed page by page; a listing takes 1.5 kB of memory a file. Links are not followed.
     """
-    system, place = filesystem(url, options)
-    web = is_web(system)
+    system, place = retried(partial(filesystem, url, options), url)
+    web, has_host = is_web(system), "host" in system._get_kwargs_from_urls(url)
+    above = urlsplit(url)._replace(path="", query="", fragment="").geturl()
     strict = {"on_error": "raise"} if web else {}  # others raise of themselves; it would leave out what it cannot list
     system.invalidate_cache()
     listed = retried(lambda: system.find(place, detail=True, **strict), url)
@@ -150,8 +152,8 @@ def files(url: str, options: dict[str, Any] | None = None) -> Iterator[RemoteFil
             head = next(heads)
             info = head if isinstance(head, dict) else {}
         size = info.get("size")
-        own = where if web else system.unstrip_protocol(where)
-        yield RemoteFile(path, stamped(info), size, partial(content, system, where, options, size), own)
+        own = where if web else above + where if has_host else system.unstrip_protocol(where)
+        yield RemoteFile(path, stamped(info), size, partial(content, system, where, own, options, size), own)
 
 
 def relative(path: str, web: bool) -> str:
@@ -207,7 +209,10 @@ def is_web(system: Any) -> bool:
 
 
 def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
-    """fsspec's file system for the URL's protocol, and the place within; raises ``UserError`` if there is none."""
+    """fsspec's file system for the URL's protocol, and the place within; raises ``UserError`` if there is none.
+
+    Some connect to their host here, and raise anything where that fails.
+    """
     protocol, options = urlsplit(url).scheme.lower(), dict(options or {})
     for variable, value in UNASKED.items():
         os.environ.setdefault(variable, value)
@@ -225,7 +230,8 @@ def filesystem(url: str, options: dict[str, Any] | None) -> tuple[Any, str]:
             options.setdefault("max_concurrency", 1)  # with more it asks for a file's size before it asks for the file
         if protocol in PATIENT:
             logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # a traceback for what is said in one line here
-        return fsspec.filesystem(protocol, **options), url
+        kind = fsspec.get_filesystem_class(protocol)
+        return kind(**{**kind._get_kwargs_from_urls(url), **options}), url
     except ImportError:
         package = PACKAGES.get(protocol, f"that brings {protocol}:// to fsspec")
         mend = f"install it: pip install {package}" if protocol in PACKAGES else "install it"

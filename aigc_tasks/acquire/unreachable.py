@@ -36,7 +36,7 @@ class Unreachable(UserError):
         super().__init__(f"{shown(url)}: {reason}; {mend}")
         self.reason = reason
         self.is_network = mend == NETWORK  # not a matter of this one file
-        self.is_silent = self.is_network and not reason.isdigit()  # no answer came: a status is one
+        self.is_silent = self.is_network and not reason[:3].isdigit()  # no answer came: a status is one
 
 
 def retried(action: Callable[[], T], url: str) -> T:
@@ -72,6 +72,9 @@ def diagnosis(error: Exception) -> tuple[str, str, bool]:
             return "redirects in a circle", THERE, False
         if kind in ("NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"):
             return f"redirects to {shown(first_line(cause))}, which is no web address", THERE, False
+        if kind in ("error_temp", "error_perm"):  # of FTP, which has numbers of its own
+            said, is_passing = first_line(cause), kind == "error_temp"
+            return said, NETWORK if is_passing else KEYS if said.startswith("530") else THERE, is_passing
         if "Credentials" in kind:
             return "no credentials", KEYS, False
         if isinstance(cause, PermissionError) or str(cause).startswith("Forbidden: "):  # as gcsfs says it

@@ -375,6 +375,9 @@ def test_parquet_labels_that_are_whole_numbers_with_a_point_are_classes(tmp_path
     pq.write_table(table, tmp_path / "a.parquet")
     entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
     assert [(entry.label, entry.flaw) for entry in entries] == [("3", None), (None, "no label"), ("10", None)]
+    pq.write_table(table.rename_columns(["image", "target"]), tmp_path / "a.parquet")
+    entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
+    assert [(entry.label, entry.flaw) for entry in entries] == [(None, None)] * 3, "a measure of something"
 
 
 def test_parquet_labels_that_are_no_classes_are_said(tmp_path: Path) -> None:

@@ -131,9 +131,13 @@ def column_of_pictures(schema: pa.Schema, features: dict[str, dict[str, Any]]) -
 def column_of_labels(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> str | None:
     """The one that has a name for it, else the first that is noted as such; None if there is none.
 
-    If there is only a ``label`` that cannot hold classes it is this one, unless it holds pictures, as masks are.
+    Numbers with a point are classes in a ``label`` alone: a ``target`` of them is a measure. If there is only a
+    ``label`` that cannot hold classes it is this one, unless it holds pictures, as masks are.
     """
-    fitting = [field.name for field in schema if is_class(field.type)]
+    fitting = [
+        field.name for field in schema
+        if is_class(field.type) and (field.name.lower() in csv.LABEL[:2] or not has_point(field.type))
+    ]  # fmt: skip
     named = [name for known in csv.LABEL for name in fitting if name.lower() == known]
     noted = [name for name in fitting if features.get(name, {}).get("_type") == "ClassLabel"]
     other = [field.name for field in schema if field.name.lower() in csv.LABEL[:2] and not holds_bytes(field.type)]
@@ -143,9 +147,12 @@ def column_of_labels(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> 
 def is_class(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    of = pa.types
-    tests = (of.is_integer, of.is_string, of.is_large_string, of.is_boolean, of.is_floating, of.is_decimal)
+    tests = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, has_point)
     return any(test(kind) for test in tests)
+
+
+def has_point(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_decimal(kind)
 
 
 def rows(file: pq.ParquetFile, shard: shards.Shard, columns: Columns, largest: int) -> Iterator[Entry]:

@@ -50,7 +50,7 @@ def read(text: str) -> dict[str, Any]:
     try:
         found = dict((YAML(typ="safe").load(text) or {}).get("stages", {}))
         for stage in found.values():  # a file that breaks off may be YAML all the same
-            _ = [out["path"] for out in stage.get("outs", [])]
+            _ = [(out["path"], out["md5"]) for out in stage["outs"]]
         return found
     except (YAMLError, AttributeError, TypeError, KeyError, ValueError):
         raise UserError(
@@ -67,12 +67,14 @@ def merged(base: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str
 
 def teach_git() -> None:
     """Let git merge ``dvc.lock`` by stages in this repository, as ``.gitattributes`` asks it to."""
-    driver = f"{shlex.quote(sys.executable)} -m aigc_tasks.lockfile %O %A %B"
+    # where it cannot run, lines are merged: else git would leave ours as if it were the whole
+    driver = f"{shlex.quote(sys.executable)} -m aigc_tasks.lockfile %O %A %B || git merge-file %A %O %B"
     known = ""
     with suppress(UserError):  # git has none yet
         known = git("config", DRIVER)
     if known != driver:
-        git("config", DRIVER, driver)
+        with suppress(UserError):  # it may not be ours to write; lines are merged, then
+            git("config", DRIVER, driver)
 
 
 def main() -> None:

@@ -267,7 +267,7 @@ def tip_of(own: str) -> str | None:
 
 def is_ancestor(one: str, other: str) -> bool:
     """Whether the second commit is the first, or comes after it."""
-    return git("rev-parse", one) == git("merge-base", one, other)
+    return git("rev-list", "--max-count=1", one, f"^{other}") == ""
 
 
 def fetched(own: str) -> list[str]:

@@ -135,17 +135,19 @@ def lasting_prefect(port: int) -> Iterator[str]:
 
 
 def refuse_dead(url: str) -> None:
-    """Raises ``UserError`` if no Prefect API answers there: by Prefect's own client, which knows how to log in."""
+    """Raises ``UserError`` if no Prefect API answers there, or refuses the login; one that is busy may answer later."""
     from prefect import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     told = temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0})
     with told, get_client(sync_client=True) as client:
         error = client.api_healthcheck()
-    if error is not None:
-        raise UserError(
-            f"{url}: no Prefect server answers there ({type(error).__name__}); start it, or correct PREFECT_API_URL"
-        )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        raise UserError(f"{url}: refuses the login ({status}); correct PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
+    if error is not None and status in (None, 404):
+        said = status or type(error).__name__
+        raise UserError(f"{url}: no Prefect server answers there ({said}); start it, or correct PREFECT_API_URL")
 
 
 def serve_uis(mlflow_port: int, prefect_port: int) -> None:

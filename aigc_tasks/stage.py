@@ -49,20 +49,25 @@ def explain(error: BaseException | None) -> str | None:
 def damaged(error: BaseException | None) -> str | None:
     """One line for a database that SQLite finds damaged, also below errors of MLflow's; None for other errors."""
     while error is not None:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if is_damage(error):
             from aigc_tasks import tracking  # here: few errors need it
 
             path = Path(tracking.tracking_uri().removeprefix(tracking.SQLITE))
             if tracking.store() is None or is_whole(path):
-                mend = "move .dvc/tmp and DVC's site cache away, DVC makes them again"
-                return f"a database of DVC's is damaged ({error}); {mend}"
+                mend = (
+                    "move .dvc/tmp and DVC's site cache away, DVC makes them again, or .aigc/tune, if it is a search's"
+                )
+                return f"a database is damaged ({error}); {mend}"
             mend = (
                 "put a copy back, or move it away: runs and versions in it are then gone, models and data stay in DVC"
             )
             return f"{path}: damaged ({error}); {mend}"
         error = error.__cause__
     return None
+
+
+def is_damage(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def is_whole(path: Path) -> bool:
@@ -72,8 +77,8 @@ def is_whole(path: Path) -> bool:
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
             return bool(database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-    except sqlite3.DatabaseError:
-        return False
+    except sqlite3.DatabaseError as error:
+        return not is_damage(error)  # that it is locked, or not finished, is no damage
 
 
 def terminate(signum: int, frame: FrameType | None) -> None:

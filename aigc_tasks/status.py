@@ -232,7 +232,7 @@ def set_paused(recipe: str, paused: bool) -> str:
     Of events that came while it was paused the last is made up for.
     """
     from prefect import get_client
-    from prefect.client.schemas.filters import DeploymentFilter
+    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -251,7 +251,10 @@ def set_paused(recipe: str, paused: bool) -> str:
         if paused:
             return f"{recipe} is paused; go on: aigc resume {recipe}"
         chosen = DeploymentFilter.model_validate({"id": {"any_": [deployment.id]}})
-        last = client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.START_TIME_DESC, limit=1)
+        started = FlowRunFilter.model_validate({"start_time": {"is_null_": False}})
+        last = client.read_flow_runs(
+            deployment_filter=chosen, flow_run_filter=started, sort=FlowRunSort.START_TIME_DESC, limit=1
+        )
         if last and last[0].state is not None and last[0].state.name == retraining.HELD:
             client.create_flow_run_from_deployment(deployment.id, parameters=last[0].parameters)
             return f"{recipe} is retrained again, and now, because of what was held: {last[0].parameters['because']}"

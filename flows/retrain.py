@@ -49,12 +49,19 @@ def retrain(recipe: str, because: str = "") -> State:
         return Completed(name=MISSED, message=f"missed; the start that was due {later} does its work")
     if because:
         log("started because of: %s", because)
-    if is_new and because and starts.is_paused():
-        return Completed(name=retraining.HELD, message=f"{recipe} is paused; go on: aigc resume {recipe}")
+
+    def is_held() -> bool:
+        return is_new and bool(because) and starts.is_paused()
+
+    held: State = Completed(name=retraining.HELD, message=f"{recipe} is paused; go on: aigc resume {recipe}")
+    if is_held():
+        return held
     wait = schedule.overlap == "queue" or bool(because) or not starts.is_scheduled()
     with retraining.turn(recipe, own, wait, log) as (other, left), stopping.limited(schedule.time_limit):
         if other is not None:
             return Completed(name=SKIPPED, message=other)
+        if left is None and is_held():  # meanwhile; what was killed is gone on with all the same
+            return held
         if left is not None and left.flow_run not in (None, own):
             starts.close(left)
         try:

@@ -69,7 +69,7 @@ def zipped(path: Path, content: dict[str, bytes]) -> Path:
 
 def packing(name: str) -> Any:
     """The mode in which tarfile writes it."""
-    return {".tar": "w", ".bz2": "w:bz2", ".txz": "w:xz"}.get(Path(name).suffix, "w:gz")
+    return {".tar": "w", ".bz2": "w:bz2"}.get(Path(name).suffix, "w:gz")
 
 
 def tarred(path: Path, content: dict[str, bytes]) -> Path:
@@ -175,7 +175,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path) -> None:
         assert len(samples) == len(TREE)
 
 
-@pytest.mark.parametrize("name", ["pics.zip", "pics.tar", "pics.tar.gz", "pics.TGZ", "pics.tar.bz2", "pics.txz"])
+@pytest.mark.parametrize("name", ["pics.zip", "pics.tar", "pics.tar.gz", "pics.TGZ", "pics.tar.bz2"])
 def test_an_archive_is_read_where_it_lies(tmp_path: Path, name: str) -> None:
     content = {f"./{name}": data for name, data in reversed(TREE.items())}
     path = (zipped if name.endswith("zip") else tarred)(tmp_path / name, content)
@@ -331,7 +331,7 @@ def test_hostile_members_of_a_zip_have_a_flaw(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["pics.tar", "pics.tgz", "pics.tar.bz2", "pics.txz"])
+@pytest.mark.parametrize("name", ["pics.tar", "pics.tgz", "pics.tar.bz2"])
 def test_hostile_members_of_a_tar_have_a_flaw(tmp_path: Path, name: str) -> None:
     kinds = {"hard.png": tarfile.LNKTYPE, "soft.png": tarfile.SYMTYPE, "fifo.png": tarfile.FIFOTYPE}
     kinds |= {"device.png": tarfile.CHRTYPE, "sparse.png": tarfile.GNUTYPE_SPARSE}
@@ -391,7 +391,7 @@ damage = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["pics.zip", "pics.tar", "pics.tgz", "pics.tar.bz2", "pics.txz"]), damage)
+@given(st.sampled_from(["pics.zip", "pics.tar", "pics.tgz", "pics.tar.bz2"]), damage)
 @example("pics.zip", [(0.4984334318784184, "flip", 0)])  # a member's name begins with NUL, and so is empty
 def test_no_damage_to_an_archive_is_more_than_flaws_or_one_clear_line(
     name: str, damage: list[tuple[float, str, int]]
@@ -446,6 +446,23 @@ def test_a_csv_labels_what_it_names_and_nothing_of_the_same_name(tmp_path: Path)
         ("a/1.png", None, several),
         ("b/1.png", None, several),
     ]
+
+
+def test_lines_that_agree_on_a_name_and_copies_in_an_archive_are_labelled(tmp_path: Path) -> None:
+    lines = b"file,label\n/home/u/train/cat/0.png,cat\n/home/u/val/cat/0.png,cat\n1.png,horse\n2.png,dog\n"
+    place = files(
+        tmp_path / "pics", {"train/cat/0.png": b"a", "val/cat/0.png": b"b", "labels.csv": lines, "c/2.png": b"c"}
+    )
+    (place / "b").mkdir()
+    (place / "b/2.png").symlink_to("/etc/hostname")
+    with zipfile.ZipFile(place / "pics.zip", "w") as archive:
+        archive.writestr("1.png", b"d")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("1.png", b"e")
+    rows = fetched(place, tmp_path / "data", labels=str(place / "labels.csv"))
+    assert {row.id: row.label for row in rows if row.flaw is None} == {
+        "c/2.png": "dog", "pics/1.png": "horse", "train/cat/0.png": "cat", "val/cat/0.png": "cat",
+    }  # fmt: skip
 
 
 def test_names_that_are_not_unicode_are_spelled_out(tmp_path: Path) -> None:

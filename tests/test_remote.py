@@ -600,14 +600,17 @@ def test_files_that_fail_take_none_of_their_neighbours_with_them(
     assert flaws == dict.fromkeys(web.other, f"unreachable ({said})")
 
 
-def test_a_host_that_falls_silent_is_given_up(web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("status", "said", "most"), [(0, "the connection broke off", 60), (503, "503", 150)])
+def test_a_host_that_falls_silent_or_stays_busy_is_given_up(
+    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str], status: int, said: str, most: int
+) -> None:
     web.files = {f"/{number:03}.png": png(number) for number in range(300)}
-    web.other = dict.fromkeys(list(web.files)[10:], 0)
+    web.other = dict.fromkeys(list(web.files)[10:], status)
     entries = found(urls.Source(kind="urls", urls=[f"{web.url}{path}" for path in web.files]), tmp_path)
     assert sum(entry.flaw is None for entry in entries.values()) == 10
-    assert len({path for _, path, _ in web.asked}) < 60
-    said = f"{web.url.removeprefix('http://')}: the connection broke off: given up, not asked for more"
-    assert said in capsys.readouterr().out
+    assert len({path for _, path, _ in web.asked}) < most
+    host = web.url.removeprefix("http://")
+    assert f"{host}: {said}: given up, not asked for more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

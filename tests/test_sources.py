@@ -384,7 +384,8 @@ def test_parquet_labels_that_are_no_classes_are_said(tmp_path: Path) -> None:
     columns = {"image": [encoded(number) for number in range(4)], "label": [0.5, float("nan"), float("inf"), 2.0]}
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
-    flaws = ["its label is no class (0.5)", "no label", "its label is no class (inf)", None]
+    measure = "its label is no class ({}; `label: false` if it is a measure)"
+    flaws = [measure.format(0.5), "no label", measure.format("inf"), None]
     assert [entry.flaw for entry in entries] == flaws
     pq.write_table(pa.table(columns | {"label": [[1], [2], [], [1, 3]]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"column 'label' holds list.*, no classes; set `label` .* or to false"):

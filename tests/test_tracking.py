@@ -113,7 +113,17 @@ def test_another_damaged_database_is_not_said_to_be_mlflows(store: Path) -> None
     (store / "cache.db").write_bytes(b"junk" * 5000)
     with pytest.raises(sqlite3.DatabaseError) as error, closing(sqlite3.connect(store / "cache.db")) as database:
         database.execute("SELECT 1 FROM sqlite_master")
-    assert (stage.explain(error.value) or "").startswith("a database of DVC's is damaged (file is")
+    assert (stage.explain(error.value) or "").startswith("a database is damaged (file is")
+
+
+def test_a_store_that_is_only_busy_is_not_said_to_be_damaged(store: Path) -> None:
+    tracking.open_client()
+    (store / "cache.db").write_bytes(b"junk" * 5000)
+    with closing(sqlite3.connect(store / "mlruns/mlflow.db", isolation_level="EXCLUSIVE")) as busy:
+        busy.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.DatabaseError) as error, closing(sqlite3.connect(store / "cache.db")) as database:
+            database.execute("SELECT 1 FROM sqlite_master")
+        assert (stage.explain(error.value) or "").startswith("a database is damaged (file is")
 
 
 def test_the_users_server_is_used_when_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

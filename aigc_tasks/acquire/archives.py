@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
-import lzma
 import os
 import re
 import stat
@@ -23,13 +22,12 @@ from typing import Any, BinaryIO
 from aigc_tasks.acquire import Entry
 from aigc_tasks.errors import UserError
 
-PACKED: dict[str, Any] = {  # a packed tar's endings, and what opens it
-    **{".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.bz2": bz2.open, ".tbz2": bz2.open, ".tbz": bz2.open},
-    **{".tar.xz": lzma.open, ".txz": lzma.open},
-}
+PACKED: dict[str, Any] = {  # a packed tar's endings, and what opens it; not xz, which may ask for GiBs of memory
+    ".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.bz2": bz2.open, ".tbz2": bz2.open, ".tbz": bz2.open,
+}  # fmt: skip
 TARS = (".tar", *PACKED)
 ARCHIVE = re.compile(rf"(.+)(\.zip|{'|'.join(map(re.escape, TARS))})", re.IGNORECASE | re.DOTALL)
-READ = "zip, tar, tar.gz, tar.bz2, tar.xz"
+READ = "zip, tar, tar.gz, tar.bz2"
 HEADER = 1 << 20  # bytes of a tar header, long names with it; more is meant to fill the memory
 METHODS = {12: "bzip2", 14: "lzma"}  # which zipfile unpacks without a bound; it bounds stored and deflated members
 BOMB_BYTES, BOMB_RATIO = 16 << 20, 500  # what unpacks to so much and so many times its size is no picture either

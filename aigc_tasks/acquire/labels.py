@@ -134,14 +134,21 @@ def find(told: dict[str, Told], bare: dict[str, str], id: str) -> str | None:
 
 
 def taken(entries: Iterator[Entry], told: dict[str, Told], bare: dict[str, str]) -> tuple[set[str], set[str]]:
-    """The files that are entries' own ids, and those that are none and like the ids of several pictures."""
-    own, like = set[str](), Counter[str]()
+    """The files that are entries' own ids, and those that are none and like the ids of several good pictures.
+
+    Where several lines tell the same of a bare name, it may fit as many pictures.
+    """
+    lines = Counter(path.rpartition("/")[2] for path in told)
+    agreed = {file for name, file in bare.items() if lines[name] > 1}
+    own, several, like = set[str](), set[str](), dict[str, str]()
     for entry in entries:
         if entry.id in told:
             own.add(entry.id)
-        elif (ending := PurePosixPath(entry.id).suffix) == "" or ending[1:].lower() in PICTURES:
-            like[find(told, bare, entry.id) or ""] += 1
-    return own, {file for file, count in like.items() if file and count > 1}
+        elif entry.flaw is None and PurePosixPath(entry.id).suffix[1:].lower() in {"", *PICTURES}:
+            file = find(told, bare, entry.id)
+            if file and file not in agreed and like.setdefault(file, entry.id) != entry.id:
+                several.add(file)
+    return own, several
 
 
 def applied(

@@ -78,7 +78,8 @@ class Source(acquire.Source):
                 f"{name}: column {label!r} holds {schema.field(label).type}, no classes; "
                 "set `label` in params.yaml to one of whole numbers or text, or to false"
             )
-        split = self.split or ("split" if "split" in schema.names and is_class(schema.field("split").type) else None)
+        is_split = "split" in schema.names and is_class(kind := schema.field("split").type) and not has_point(kind)
+        split = self.split or ("split" if is_split else None)
         classes = features.get(label, {}).get("names") if label else None
         if classes is not None and not are_names(classes):
             raise UserError(
@@ -194,7 +195,7 @@ def named(value: Any, classes: list[str] | None) -> tuple[str | None, str | None
     """
     if isinstance(value, float | Decimal):
         if math.isinf(value) or (value == value and int(value) != value):
-            return None, f"its label is no class ({value:.6g})"
+            return None, f"its label is no class ({value:.6g}; `label: false` if it is a measure)"
         value = int(value) if value == value else None
     if value is None or value == "" or (classes and value == -1):
         return None, "no label"

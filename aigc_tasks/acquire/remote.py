@@ -29,6 +29,7 @@ from aigc_tasks.acquire.unreachable import DOWN, PATIENT, PAUSES, SILENCE, THERE
 BLOCK = 16 << 20  # bytes of one request where a file is read in ranges
 PROBES = 16  # requests at a time that ask for nothing but a file's headers
 SILENT = 5  # files in a row without any answer, after which a host is asked for no more
+BUSY = 50  # the same of files of which it says only "later"
 
 PACKAGES = {
     **{"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"},
@@ -183,12 +184,12 @@ def probes(urls: list[str], options: dict[str, Any] | None = None) -> Iterator[d
         except Unreachable as error:
             told = error
         with lock:
-            if not (isinstance(told, Unreachable) and told.is_silent):
+            if not (isinstance(told, Unreachable) and told.is_network):
                 silent[host], answered[host] = 0, time.monotonic()
             elif host not in down:
                 # What others got while this file was waited for is an answer in between.
                 silent[host] = 1 if answered.get(host, 0.0) > began else silent[host] + 1
-                if told.reason in DOWN or silent[host] == SILENT:
+                if told.reason in DOWN or silent[host] >= (SILENT if told.is_silent else BUSY):
                     down[host] = told
                     print(f"{host}: {told.reason}: given up, not asked for more; check the network", flush=True)
         return told

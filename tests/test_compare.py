@@ -41,7 +41,7 @@ def measured(name: str, found: dict[str, float], judge: str = "1234567890", data
     yaml, lock = YAML(typ="safe"), Path("dvc.lock")
     known: dict[str, Any] = yaml.load(lock.read_text()) if lock.exists() else {"schema": "2.0", "stages": {}}
     used = {"path": f"data/features/{dataset}", "hash": "md5", "md5": judge}
-    known["stages"][f"evaluate@{name}"] = {"cmd": f"python -m aigc_tasks.evaluate {name}", "deps": [used]}
+    known["stages"][f"evaluate@{name}"] = {"cmd": f"python -m aigc_tasks.evaluate {name}", "deps": [used], "outs": []}
     with open(lock, "w") as file:
         yaml.dump(known, file)
 

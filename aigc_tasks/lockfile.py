@@ -50,7 +50,7 @@ def read(text: str) -> dict[str, Any]:
     try:
         found = dict((YAML(typ="safe").load(text) or {}).get("stages", {}))
         for stage in found.values():  # a file that breaks off may be YAML all the same
-            _ = [(out["path"], out["md5"]) for out in stage["outs"]]
+            _ = [out["path"] for out in stage.get("outs", [])]
         return found
     except (YAMLError, AttributeError, TypeError, KeyError, ValueError):
         raise UserError(

@@ -189,7 +189,7 @@ class Workplace:
             if f"evaluate@{self.settings.name}" in newer:
                 self.restore_reports()
         lockfile.write(ours)
-        made = [out["path"] for stage in ours.values() for out in stage["outs"]]
+        made = [out["path"] for stage in ours.values() for out in stage.get("outs", [])]
         if not ours or (not self.push and ours == self.own(before) and all(Path(path).exists() for path in made)):
             return
         repo = graph.open_repo()

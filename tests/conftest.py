@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; threads of two pr
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TIMEOUT = 900  # seconds; only what hangs is to end by it, and machines differ by a factor of four
+USER = {f"GIT_{who}_{key}": "user" for who in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
 
 
 LONG = ("test_real_servers", "test_targets")

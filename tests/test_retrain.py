@@ -6,23 +6,19 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from conftest import ROOT, Project, error, wait_for
+from conftest import USER, Project, error, wait_for
 from pictures import FIRST, GROWN, draw
 from PIL import Image
 from ruamel.yaml import YAML
 from test_flows import ask
 
-from aigc_tasks import lockfile, retraining
-from aigc_tasks.errors import UserError
+from aigc_tasks import retraining
 from aigc_tasks.worktree import commit, git
-
-USER = {f"GIT_{who}_{key}": "user" for who in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
 
 pytestmark = pytest.mark.slow
 
@@ -402,53 +398,6 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     assert fourth.stdout.readline() == "None None\n", "it has ended by itself"
     fourth.communicate("\n")
     assert retraining.unfinished() == []
-
-
-def test_results_of_both_sides_are_merged_by_stages() -> None:
-    base, ours, theirs = {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 2, "c": 1, "d": 2}, {"a": 3, "b": 1, "e": 3}
-    assert lockfile.merged(base, ours, theirs) == {"a": 3, "b": 2, "d": 2, "e": 3}
-    assert lockfile.merged(base, {**base, "a": 2}, {**base, "a": 3}) == {**base, "a": 3}
-
-
-def test_git_merges_by_stages_and_by_lines_where_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, value in USER.items():
-        monkeypatch.setenv(name, value)
-    git("init", "--quiet", "--initial-branch", "main")
-    shutil.copy(ROOT / ".gitattributes", tmp_path)
-    stage = {"cmd": "true", "outs": [{"path": "x", "md5": "0"}]}
-    for branch, stages in {"main": {}, "one": {"train@one": stage}, "two": {"train@two": stage}}.items():
-        git("checkout", "--quiet", *(["-B", branch, "main"] if stages else ["-B", branch]))
-        lockfile.write({"clean@data": stage, **stages})
-        git("add", "--all")
-        git("commit", "--quiet", "--message", branch)
-    lockfile.teach_git()
-    git("merge", "--quiet", "--no-edit", "one")
-    assert lockfile.stages().keys() == {"clean@data", "train@one", "train@two"}
-
-    git("reset", "--quiet", "--hard", "HEAD~1")
-    git("config", lockfile.DRIVER, git("config", lockfile.DRIVER).replace(sys.executable, "/nowhere/python"))
-    with pytest.raises(UserError):
-        git("merge", "--quiet", "--no-edit", "one")
-    assert "<<<<<<<" in Path("dvc.lock").read_text()
-    with pytest.raises(UserError, match="is not as DVC writes it"):
-        lockfile.stages()
-
-
-def test_a_lock_that_breaks_off_within_a_list_is_none() -> None:
-    whole = """
-stages:
-  train@x:
-    cmd: python
-    outs:
-    - path: data
-      md5: 0
-"""
-    assert lockfile.read(whole)
-    assert lockfile.read(whole[: whole.index("outs")]), "a stage of the user's may have none"
-    for end in ("- path", "path: data"):
-        with pytest.raises(UserError, match="is not as DVC writes it"):
-            lockfile.read(whole[: whole.index(end)].rstrip())
 
 
 def test_of_a_branch_here_and_at_origin_the_newer_one_is_offered(

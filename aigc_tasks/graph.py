@@ -123,19 +123,11 @@ def busy() -> list[str]:
 
 
 def collected(repo: Repo, targets: list[str]) -> list[Any]:
-    """DVC's stages, by one reading of ``dvc.yaml`` and ``dvc.lock``: DVC's own way reads both for every target.
-
-    Raises ``UserError`` where ``params.yaml`` lacks what ``dvc.yaml`` takes from it.
-    """
+    """DVC's stages, by one reading of ``dvc.yaml`` and ``dvc.lock``: DVC's own way reads both for every target."""
     from dvc.dvcfile import load_file
-    from dvc.parsing import ResolveError
 
-    try:
-        known = load_file(repo, "dvc.yaml").stages
-        return [known[target] for target in targets]
-    except ResolveError as error:
-        mend = "a data set has `clean:`, at least `clean: {}`"
-        raise UserError(f"{layout.PARAMS}: {one_line(error)}; {mend}") from None
+    known = load_file(repo, "dvc.yaml").stages
+    return [known[target] for target in targets]
 
 
 def stale(targets: list[str]) -> dict[str, str]:

@@ -53,6 +53,10 @@ class Web:
         return sum(asked[0] == method for asked in self.asked)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # with Python's 5, some of many clients at once are let in a second later
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -118,7 +122,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[Web]:
     web = Web()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, web))
+    server = Server(("127.0.0.1", 0), partial(Handler, web))
     web.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield web

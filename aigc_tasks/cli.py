@@ -153,9 +153,9 @@ def add_data(
     """Look at a source of images, say what is in it and write a data set for it into params.yaml."""
     stand = Path.cwd()
     with one_line_errors():
-        from aigc_tasks import inspection
+        from aigc_tasks.inspection import adding
 
-        print(inspection.add(name, source, stand, labels, size, kind))
+        print(adding.add(name, source, stand, labels, size, kind))
 
 
 @data.command("log")

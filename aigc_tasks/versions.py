@@ -18,7 +18,7 @@ from aigc_tasks import graph, layout, recipe
 from aigc_tasks.acquire import raw
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
-from aigc_tasks.inspection import shown
+from aigc_tasks.inspection.look import shown
 
 SHOWN = 20  # ids of each sort
 DIGITS = 12  # of a digest

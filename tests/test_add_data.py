@@ -21,9 +21,9 @@ from conftest import SHARED, Project
 from PIL import Image
 from ruamel.yaml import YAML
 
-from aigc_tasks import inspection
 from aigc_tasks.acquire import torchvision
 from aigc_tasks.errors import UserError
+from aigc_tasks.inspection import kinds
 
 
 def picture(seed: int, width: int = 32, height: int = 32, mode: str = "RGB", form: str = "PNG") -> bytes:
@@ -151,10 +151,10 @@ def test_of_sets_whose_files_have_the_same_names_the_nearest_is_named(
     sets = {"KMNIST": dict.fromkeys(theirs, 32 * "0"), "MNIST": theirs}
     known = {name: torchvision.Set(md5s, (), lambda _: iter(())) for name, md5s in sets.items()}
     monkeypatch.setattr(torchvision, "SETS", known)
-    assert inspection.mirror_of(files(tmp_path, content)) == "MNIST"
+    assert kinds.mirror_of(files(tmp_path, content)) == "MNIST"
     files(tmp_path, {"labels.gz": b"lab"})
     with pytest.raises(UserError, match=r"labels.gz: its md5 is .*, not .*, as that of MNIST is"):
-        inspection.mirror_of(tmp_path)
+        kinds.mirror_of(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,0 +1,126 @@
+"""Which kind of source a place is, by its name and by what is there."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from aigc_tasks import acquire, recipe
+from aigc_tasks.acquire import archives, downloading, places, shards, torchvision, webdataset
+from aigc_tasks.clean import decoding
+from aigc_tasks.errors import UserError
+
+MEMBERS = 100  # samples of a tar, by which shards are told from an archive
+SHARDS = 10  # tars of a folder that are asked whether they are
+LARGE = 64 << 20  # bytes of a member
+SOMEWHERE = "name a folder, an archive, an address such as s3://bucket/prefix, or torchvision:NAME"
+
+
+def decided(place: str, stand: Path) -> dict[str, Any]:
+    """The ``acquire:`` section for a place, by its name and by a look at what is there; raises ``UserError``."""
+    if place.startswith("torchvision:"):
+        return {"kind": "torchvision", **as_kind(place, stand, "torchvision")}
+    path = Path(from_project(place, stand)).expanduser()
+    kind: str | None
+    more: dict[str, Any] = {}
+    if places.is_url(place):
+        kind = by_name(urlsplit(place).path) or "store"
+        kind = "store" if kind == "folder" else kind
+    elif path.is_dir():
+        if mirrored := mirror_of(path):
+            return {"kind": "torchvision", "name": mirrored, "mirror": from_project(place, stand)}
+        kind = by_content(path)
+        told = list(map(is_labelled, tars(path)[:SHARDS])) if kind == "webdataset" else []
+        if any(told) and not told[0]:
+            more["labels"] = True  # else the first shard, which has none, would tell that there are none
+    elif path.exists():
+        kind = "webdataset" if is_shard(path) else by_name(path.name)
+    elif place in torchvision.SETS:
+        return {"kind": "torchvision", "name": place}
+    elif "{" not in place:
+        raise UserError(f"{place}: no such folder or file; {SOMEWHERE}")
+    else:
+        kind = by_name(path.name)
+    if kind is None:
+        raise UserError(f"{place}: neither a folder nor an archive ({archives.READ}) nor a list; {SOMEWHERE}")
+    return {"kind": kind, "source": from_project(place, stand), **more}
+
+
+def as_kind(place: str, stand: Path, kind: str) -> dict[str, str]:
+    """The knob that names ``place`` to a source of this kind; raises ``UserError``."""
+    recipe.one_of("--kind", kind, acquire.kinds())
+    if kind == "torchvision":
+        return {"name": place.removeprefix("torchvision:")}
+    if "source" not in acquire.source(kind).model_fields:
+        raise UserError(f"--kind {kind}: is not read from a place; omit --kind, or take a recipe for it: aigc list")
+    return {"source": from_project(place, stand)}
+
+
+def from_project(place: str, stand: Path) -> str:
+    """A path that is meant from the folder ``stand``, as it is called in the project folder, in which we work."""
+    if places.is_url(place) or place.startswith("~") or Path(place).is_absolute() or stand == Path.cwd():
+        return place
+    return os.path.relpath(stand / place)
+
+
+def by_name(name: str) -> str | None:
+    """The kind that the ending of a file's name, or of a pattern with braces, tells."""
+    if archives.is_archive(name):
+        return "webdataset" if "{" in name else "folder"
+    return {".parquet": "parquet", ".txt": "urls", ".csv": "urls"}.get(PurePosixPath(name).suffix.lower())
+
+
+def by_content(folder: Path) -> str:
+    """The kind that the files of a folder, and of the folders in it, tell."""
+    endings = Counter(file.suffix.lower() for file in folder.rglob("*"))
+    pictures = sum(endings[ending] for ending in decoding.KNOWN)
+    if endings[".parquet"] > pictures:
+        return "parquet"
+    found = tars(folder)
+    return "webdataset" if len(found) >= pictures and any(map(is_shard, found[:SHARDS])) else "folder"
+
+
+def tars(folder: Path) -> list[Path]:
+    """Those that ``webdataset`` would read, in its order."""
+    found = shards.local_files(str(folder), archives.TARS)
+    return [Path(file.location) for file in found if file.flaw is None]
+
+
+def mirror_of(folder: Path) -> str | None:
+    """The set of torchvision's whose files are in the folder; raises ``UserError`` if they are not as published."""
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    others: list[tuple[int, str, str]] = []  # several sets have files of the same names
+    for name, published in torchvision.SETS.items():
+        if published.files.keys() <= present:
+            told = {file: downloading.mismatch(folder / file, {"md5": md5}) for file, md5 in published.files.items()}
+            wrong = [f"{folder / file}: {said}" for file, said in told.items() if said]
+            if not wrong:
+                return name
+            others.append((len(wrong), name, wrong[0]))
+    if others:
+        _, name, wrong_file = min(others)
+        raise UserError(f"{wrong_file}, as that of {name} is; replace it by the original, or say --kind folder")
+    return None
+
+
+def is_shard(path: Path) -> bool:
+    """Whether this is a tar of WebDataset: pictures beside a .cls or .json of the same key."""
+    return any(sample.keys() & {"cls", "json"} and any(map(webdataset.is_picture, sample)) for sample in samples(path))
+
+
+def is_labelled(path: Path) -> bool:
+    return any(webdataset.told(sample) != (None, None) for sample in samples(path))
+
+
+def samples(path: Path) -> Iterator[webdataset.Sample]:
+    """Some samples of a tar as ``webdataset`` reads them, up to any damage: what is wrong with it, its kind says."""
+    if path.name.lower().endswith(archives.TARS):
+        shard = shards.Shard(path.name, path, "", None, None, str(path))
+        with suppress(shards.Broken, OSError):
+            yield from islice(webdataset.samples(shard, LARGE), MEMBERS)

@@ -193,6 +193,20 @@ def test_the_model_is_the_moving_average_of_the_weights(data: Split) -> None:
         torch.testing.assert_close(value, expected[name])
 
 
+@pytest.mark.parametrize("power", [2, 8])
+def test_the_average_weighs_a_step_as_a_power_of_its_number(power: int) -> None:
+    """Karras et al. 2024: what it looks back on is a share of the training, however long that is."""
+    knobs = KNOBS.model_copy(update={"ema": 0.9999, "ema_power": power})
+    weights = np.ones(1_001)
+    for step in range(1_001):
+        decay = loop.decay(knobs, step)
+        weights[:step] *= decay
+        weights[step] = 1 - decay
+    assert weights.sum() == pytest.approx(1)
+    assert weights[1_000] / weights[500] == pytest.approx(2**power, rel=0.05)
+    assert weights[1_000] / weights[250] == pytest.approx(4**power, rel=0.15)
+
+
 @pytest.mark.parametrize("harm", [float("nan"), 1e12])
 def test_divergence_stops_with_the_step_and_keeps_the_last_good_checkpoint(
     harm: float, data: Split, tmp_path: Path

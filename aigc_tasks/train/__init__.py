@@ -51,6 +51,9 @@ class Knobs(knobs.Compute):
     beta2: float = Field(0.99, ge=0, lt=1)
     clip: float = Field(0.0, ge=0, description="largest norm of a network's gradient; 0 for no limit")
     ema: float = Field(0.995, ge=0, lt=1, description="decay of the moving average that becomes the model; 0 for none")
+    ema_power: float = Field(
+        8.0, ge=0, description="how fast that average forgets, up to `ema`: step n weighs as n to this power"
+    )
     augment: list[Augmentation] = Field([], description="changes by chance to training images, as if there were more")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks' inner arithmetic")
     compile: bool = Field(False, description="the network that samples, by torch.compile; wants a C++ compiler")

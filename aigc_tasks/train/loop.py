@@ -185,9 +185,9 @@ def take_buffers(ema: nn.Module, network: nn.Module) -> None:
 def decay(knobs: Knobs, step: int) -> float:
     """Of the moving average (Polyak & Juditsky 1992): less at first, so that it soon forgets the initial weights.
 
-    At first step n weighs as n⁸ in it: the power-function average of Karras et al. 2024, arXiv:2312.02696, with γ = 8.
+    At first step n weighs as n to the power γ in it, ``ema_power`` (Karras et al. 2024, arXiv:2312.02696).
     """
-    return min(knobs.ema, (1 + step) / (10 + step)) if step else 0.0
+    return min(knobs.ema, (1 + step) / (2 + knobs.ema_power + step)) if step else 0.0
 
 
 def step_seeds(seed: int, step: int) -> Iterator[int]:

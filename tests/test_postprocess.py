@@ -394,3 +394,14 @@ def test_a_crop_that_does_not_fit_is_said_before_anything_is_drawn(
     with pytest.raises(UserError, match="cannot crop 9×9 from images of 8×8"):
         processed(modelled, steps=[{"do": "crop", "height": 9, "width": 9}])
     assert not layout.samples("digits-gan").exists()
+
+
+def test_the_grid_has_a_class_a_row_where_there_are_few_samples_of_it(modelled: Project) -> None:
+    found = processed(modelled, count=25, save=[])
+    with Image.open(layout.report("digits-gan") / "grid.png") as picture:
+        sheet = np.asarray(picture)[:: picture.width // 28, :: picture.width // 28]
+    cells = [np.split(row, 3, axis=1) for row in np.split(sheet[1:, 1:], 10)]
+    for label, row in enumerate(cells):
+        own = found["samples"][found["labels"] == label]
+        assert {cell[:8, :8].tobytes() for cell in row[: len(own)]} == {sample.tobytes() for sample in own}
+        assert all((cell == 32).all() for cell in row[len(own) :])

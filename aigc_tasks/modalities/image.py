@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 FEW = 32  # levels, that an image is rounded to
 CHUNK = 1000  # images looked at together
+BACKGROUND = 32  # level between the pictures of a grid
 GRID_PIXELS = 720  # a grid of small pictures is enlarged to about this width, so that it can be looked at
 
 
@@ -67,7 +68,7 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
     """uint8 N×C×H×W in rows of ``columns``, one background pixel apart, enlarged by a whole factor."""
     count, channels, height, width = images.shape
     rows = -(-count // columns)
-    sheet = np.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), 32, np.uint8)
+    sheet = np.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), BACKGROUND, np.uint8)
     for number, image in enumerate(images):
         top, left = 1 + number // columns * (height + 1), 1 + number % columns * (width + 1)
         sheet[:, top : top + height, left : left + width] = image

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from aigc_tasks import compute, layout
 from aigc_tasks.card import Card, proportional
@@ -41,7 +42,7 @@ def postprocess(name: str) -> None:
         if {"interpolation", "gif"} & set(knobs.save):
             save_interpolation(folder, sampler, knobs)
     layout.report(name).mkdir(parents=True, exist_ok=True)
-    image.grid(images[grid_rows(labels)], COLUMNS).save(layout.report(name) / "grid.png")
+    grid(images, labels).save(layout.report(name) / "grid.png")
     print(f"postprocess {name}  {len(images)} samples in {layout.samples(name)}")
 
 
@@ -68,7 +69,12 @@ def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
         saving.animation(folder / "interpolation.gif", frames)
 
 
-def grid_rows(labels: np.ndarray) -> np.ndarray:
-    """``COLUMNS`` samples of every class; of a single class ``COLUMNS`` rows of them."""
-    each = COLUMNS if len(np.unique(labels)) > 1 else COLUMNS**2
-    return np.concatenate([to_look_at(labels, label, each) for label in np.unique(labels).tolist()])
+def grid(images: np.ndarray, labels: np.ndarray) -> Image.Image:
+    """Up to ``COLUMNS`` samples of every class in a row of its own; of a single class ``COLUMNS`` rows of them."""
+    classes = np.unique(labels).tolist()
+    if len(classes) == 1:
+        return image.grid(images[to_look_at(labels, classes[0], COLUMNS**2)], COLUMNS)
+    rows = [images[to_look_at(labels, label, COLUMNS)] for label in classes]
+    columns = max(map(len, rows))
+    gap = np.full((columns, *images.shape[1:]), image.BACKGROUND, np.uint8)  # of a rare class there are fewer
+    return image.grid(np.concatenate([part for row in rows for part in (row, gap[len(row) :])]), columns)

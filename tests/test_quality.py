@@ -76,7 +76,7 @@ def test_the_same_figures_every_time() -> None:
 
 def test_entropy_is_one_for_equal_classes_and_zero_for_one() -> None:
     assert quality.entropy(np.arange(100) % 10, 10) == pytest.approx(1)
-    assert quality.entropy(np.zeros(100, np.int64), 10) == 0
+    assert str(quality.entropy(np.zeros(100, np.int64), 10)) == "0.0", "not -0, which tables would show"
     assert quality.entropy(np.arange(100) % 2, 4) == pytest.approx(log(2) / log(4))
 
 

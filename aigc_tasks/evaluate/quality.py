@@ -72,4 +72,4 @@ def entropy(classes: np.ndarray, count: int) -> float:
     """Entropy of the recognised classes as a share of its maximum, log ``count``: 1 when all are equally frequent."""
     shares = np.bincount(classes, minlength=count) / len(classes)
     seen = shares[shares > 0]
-    return float(-(seen * np.log(seen)).sum() / np.log(count)) if count > 1 else 1.0
+    return float((0 - (seen * np.log(seen)).sum()) / np.log(count)) if count > 1 else 1.0  # 0 -: of one class -0 else

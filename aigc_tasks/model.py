@@ -16,6 +16,7 @@ from torch.quasirandom import SobolEngine
 
 from aigc_tasks import families
 from aigc_tasks.card import Card, read_card
+from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import Knobs
 from aigc_tasks.layout import PARAMS
 from aigc_tasks.modalities import image
@@ -23,6 +24,10 @@ from aigc_tasks.progress import progress
 
 CHUNK = 256  # images sampled at once; part of the result, so a constant
 EVEN = 1024  # dimensions; of more, a thousand points cannot be spread more evenly than by chance
+NOTHING = (
+    f"{PARAMS}: postprocess.sampling: pixels drawn with this are no numbers; set values nearer to the defaults, "
+    "or a lower `learning_rate` under train"
+)
 TINY = 1e-9  # a Sobol sequence may begin at 0, which is no quantile
 
 
@@ -146,14 +151,19 @@ def made(
     sampling: Knobs,
     levels: Sequence[int] = (),
 ) -> np.ndarray:
-    """uint8 N×C×H×W from Gaussian noise N×…, drawn on the CPU so that every device starts from the same."""
+    """uint8 N×C×H×W from Gaussian noise N×…, drawn on the CPU so that every device starts from the same.
+
+    Raises ``UserError`` where a pixel is no number: it would be saved, and measured, as black.
+    """
     device = next(network.parameters()).device
     asked = torch.from_numpy(labels)
     chunks = []
     with progress("sample", len(labels)) as update:
         for start in range(0, len(labels), CHUNK):
             part = slice(start, start + CHUNK)
-            images = family.sample(network, noise[part].to(device), asked[part].to(device), sampling)
-            chunks.append(image.decode(images.cpu().numpy(), levels))
+            images = family.sample(network, noise[part].to(device), asked[part].to(device), sampling).cpu()
+            if images.isnan().any():
+                raise UserError(NOTHING)
+            chunks.append(image.decode(images.numpy(), levels))
             update(start + len(chunks[-1]), "")
     return np.concatenate(chunks)

@@ -405,3 +405,9 @@ def test_the_grid_has_a_class_a_row_where_there_are_few_samples_of_it(modelled: 
         own = found["samples"][found["labels"] == label]
         assert {cell[:8, :8].tobytes() for cell in row[: len(own)]} == {sample.tobytes() for sample in own}
         assert all((cell == 32).all() for cell in row[len(own) :])
+
+
+def test_pixels_that_are_no_numbers_are_not_saved(modelled: Project) -> None:
+    with pytest.raises(UserError, match=r"postprocess\.sampling: pixels drawn with this are no numbers; set values"):
+        processed(modelled, count=20, sampling={"truncation": 1e308})
+    assert not layout.samples("digits-gan").exists()

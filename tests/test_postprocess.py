@@ -299,6 +299,16 @@ def test_a_saved_sample_opens_to_the_same_pixels(kind: str, channels: int, tmp_p
         assert (pixels == (sample[0] if channels == 1 else sample.transpose(1, 2, 0))).all()
 
 
+@pytest.mark.parametrize("label", ["x" * 300, "猫" * 85])  # 85: as long as a folder's name may be
+def test_a_class_may_have_a_long_name(label: str, tmp_path: Path) -> None:
+    saving.one_each(tmp_path, "png", np.zeros((1, 1, 8, 8), np.uint8), np.zeros(1, np.int64), [label])
+    (file,) = (tmp_path / "png").iterdir()
+    number, _, word = file.stem.partition("_")
+    assert number == "00000"
+    assert label.startswith(word)
+    assert len(word.encode()) > 190
+
+
 def fade(rows: int, frames: int, channels: int) -> np.ndarray:
     """Row r goes from level 20r evenly up; uint8 R×F×C×4×4."""
     levels = 20 * np.arange(rows)[:, None] + 10 * np.arange(frames)

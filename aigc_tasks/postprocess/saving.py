@@ -14,6 +14,7 @@ from aigc_tasks.progress import progress
 
 OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}}
 DURATION = 80  # milliseconds a frame
+LONGEST = 200  # bytes of a class in the name of a file, which may have 255
 
 
 def one_each(folder: Path, kind: str, images: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
@@ -26,8 +27,9 @@ def one_each(folder: Path, kind: str, images: np.ndarray, labels: np.ndarray, cl
 
 
 def one(folder: Path, kind: str, number: int, sample: np.ndarray, label: str | None) -> None:
-    """NUMBER_CLASS.KIND, its pixels kept bit for bit."""
+    """NUMBER_CLASS.KIND, its pixels kept bit for bit; a long class is cut off."""
     word = "" if label is None else "_" + re.sub(r"[^\w.-]+", "-", label)  # a class may be called T-shirt/top
+    word = word.encode()[:LONGEST].decode(errors="ignore")  # or by a sentence, as a CSV of labels may have them
     image.picture(sample).save(folder / f"{number:05d}{word}.{kind}", **OPTIONS[kind])
 
 

@@ -72,7 +72,8 @@ def describe(problem: Any, schema: dict[str, Any], where: str) -> str:
         tag = problem["ctx"]["tag"]
         return f"{field}.{problem['ctx']['discriminator'][1:-1]}: there is no {tag!r}; {suggestion(tag, names)}"
     if sort == "extra_forbidden":
-        return f"{field}: unknown key; {suggestion(str(problem['loc'][-1]), names)}"
+        mend = suggestion(str(problem["loc"][-1]), names) if names else "there are none here; omit it"
+        return f"{field}: unknown key; {mend}"
     if sort == "missing":
         return f"{field}: missing; add it"
     if sort in EXPECTED:

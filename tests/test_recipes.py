@@ -76,6 +76,11 @@ def test_a_wrong_setting_is_one_clear_line(here: Project, field: str, value: obj
     assert "\n" not in str(error.value)
 
 
+def test_a_knob_of_a_section_without_any_is_said_to_be_too_much() -> None:
+    with pytest.raises(UserError, match=r"^options\.guidance: unknown key; there are none here; omit it$"):
+        knobs.validated(families.Family.Sampling, {"guidance": 2.0}, "options")
+
+
 def test_an_empty_table_says_how_to_fill_it(here: Project) -> None:
     here.edit(lambda params: put(params, "recipes", GONE))
     with pytest.raises(UserError, match="none is in use; `aigc add NAME` takes one"):

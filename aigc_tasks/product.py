@@ -59,7 +59,10 @@ class Maker:
             known = self.card.classes
             mend = suggestion(label, known) if known else "this model knows no classes; omit it"
             raise UserError(f"label: there is no {label!r}; {mend}")
-        return self.card.classes.index(label)
+        number = self.card.classes.index(label)
+        if not self.card.counts[number]:
+            raise UserError(f"label: the model has learned from no image of {label!r}; name another, or omit it")
+        return number
 
     def batches(self, count: int, label: str | None = None, seed: int = 0, first: int = 0) -> Iterator[Batch]:
         """``count`` images from the batch ``first`` on; without a label of all classes, in the data's proportions."""

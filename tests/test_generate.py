@@ -134,6 +134,20 @@ def test_a_rare_class_has_its_share_over_all_batches(
     assert len({tuple(maker.images(2, seed=seed)[1]) for seed in range(5)}) > 1, "few images are not always of the same"
 
 
+def test_a_class_without_a_training_image_is_not_made_up(
+    settled_market: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a few images all may lie in other splits; the class is a name of the model's, and never learned."""
+    monkeypatch.chdir(settled_market.path)
+    shutil.copytree(served.folder(registry.find(PRODUCT)[1]), tmp_path / "product")
+    card = json.loads((tmp_path / "product/model.json").read_text())
+    (tmp_path / "product/model.json").write_text(json.dumps({**card, "counts": [1000] * 9 + [0]}))
+    maker = product.Maker(tmp_path / "product")
+    assert len(maker.images(2, "8")[0]) == 2
+    with pytest.raises(UserError, match=r"^label: the model has learned from no image of '9'; name another"):
+        maker.images(2, "9")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -52,6 +52,16 @@ def test_of_two_decisions_against_the_same_champion_the_first_counts() -> None:
     assert told(event("promote", 1, None), event("rollback", 1, 2)).champion == 1
 
 
+def test_a_version_that_is_champion_twice_is_rolled_back_once_and_for_all() -> None:
+    """As where data go back to what they were, by which the older one is the better."""
+    twice = [event("promote", 1, None), event("promote", 2, 1), event("promote", 1, 2)]
+    assert told(*twice).refuge == 2
+    standing = told(*twice, event("rollback", 1, 1))
+    assert (standing.champion, standing.previous, standing.refuge) == (2, 1, None)
+    standing = told(*twice, event("delete", 2, 1))
+    assert (standing.champion, standing.previous, standing.refuge) == (1, None, None)
+
+
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 4), st.none() | st.integers(1, 4)), max_size=30))
 def test_whatever_is_in_the_ledger_there_is_at_most_one_champion(history: list[tuple[str, int, int | None]]) -> None:
     standing = told(*(event(*one) for one in history))

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 from aigc_tasks import tracking
@@ -90,9 +91,8 @@ class Standing:
         if not self.counts(event):
             return self
         if event.kind == "delete":
-            reigns = tuple(version for version in self.reigns if version != event.version)
             challenger = None if self.challenger == event.version else self.challenger
-            without = replace(self, reigns=reigns, challenger=challenger)
+            without = replace(self, reigns=self.without(event.version), challenger=challenger)
             orphan = self.previous in (event.version, without.champion)
             return replace(without, previous=without.refuge) if orphan else without
         if event.kind == "promote":
@@ -100,8 +100,12 @@ class Standing:
             return replace(self, reigns=(*self.reigns, event.version), challenger=left, previous=self.champion)
         if event.kind == "rollback":
             gone = self.rolled_back | {event.version}
-            return replace(self, reigns=self.reigns[:-1], previous=event.version, rolled_back=gone)
+            return replace(self, reigns=self.without(event.version), previous=event.version, rolled_back=gone)
         return replace(self, challenger=event.version)
+
+    def without(self, gone: int) -> tuple[int, ...]:
+        """The reigns but those of a version, which may have had several; it may have parted one of another's in two."""
+        return tuple(version for version, _ in groupby(version for version in self.reigns if version != gone))
 
 
 def added_up(events: list[Event]) -> Standing:

@@ -189,6 +189,17 @@ def test_better_means_beyond_chance() -> None:
     assert gate.better(measured(9, 10, 11), None).holds
 
 
+@pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 8), (1, 12), (3, 12)])
+def test_a_champion_of_other_data_is_seen_in_their_size_and_colour(channels: int, side: int) -> None:
+    """As where a recipe was given a data set of photographs in the place of scans, or the other way round."""
+    samples = np.stack([np.full((channels, side, side), level, np.uint8) for level in (20, 200)])
+    for shape in ((1, 8, 8), (3, 8, 8)):
+        seen = gate.as_seen(samples, shape)
+        assert seen.shape == (2, *shape)
+        assert (seen[0] == 20).all()
+        assert (seen[1] == 200).all()
+
+
 def test_a_lost_class_is_named() -> None:
     names = ["cat", "dog", "owl"]
     assert gate.classes(measured(1, 1), [0, 1, 2], names).holds

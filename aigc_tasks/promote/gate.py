@@ -22,6 +22,7 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import confidence, quality
 from aigc_tasks.evaluate.evaluation import COMPARED, fitting
 from aigc_tasks.features import judge as judges
+from aigc_tasks.modalities import image
 from aigc_tasks.product import Maker
 from aigc_tasks.promote import Gate, served
 from aigc_tasks.promote.decision import Criterion, Decision
@@ -66,11 +67,18 @@ class Court:
         maker = loaded(version)
         fids, found = [], set()
         for drawing in range(self.gate.drawings):
-            images = maker.measured(size, drawing).images
-            features, classes = judges.look(self.judge, fitting(images, self.data.shape))
+            images = as_seen(maker.measured(size, drawing).images, self.data.shape)
+            features, classes = judges.look(self.judge, images)
             fids.append(quality.fid(features, self.test))
             found |= set(classes.tolist())
         return Measured(key, fids, sorted(found))
+
+
+def as_seen(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Samples as the judge sees real images: a champion may have learned from data of another size or colour."""
+    if len(images[0]) != shape[0]:
+        images = np.stack([image.coloured(sample, shape[0]) for sample in images])
+    return fitting(images, shape)
 
 
 def loaded(version: ModelVersion) -> Maker:

@@ -154,6 +154,19 @@ def test_what_others_have_registered_is_left_alone(product: Product) -> None:
     assert client.get_registered_model("theirs").aliases == {"champion": 1}
 
 
+def test_a_version_of_others_in_a_product_of_ours_stands_in_nobodys_way(product: Product) -> None:
+    assert product.record("promote", 1, None, "")
+    assert product.record("promote", 2, 1, "")
+    client = product.client
+    client.create_model_version("numbers", f"models:/{client.create_logged_model('0').model_id}")
+    client.set_registered_model_alias("numbers", "champion", "5")
+    with product.changing():
+        assert product.record("rollback", 2, 2, "bad")
+    assert aliases(product) == {"champion": 1, "previous": 2}
+    with pytest.raises(UserError, match="numbers version 5 was not made by `aigc promote`"):
+        registry.find("numbers@5")
+
+
 def test_versions_are_found_by_alias_and_number(product: Product) -> None:
     product.record("promote", 3, None, "")
     assert product.version("champion").version == product.version("3").version

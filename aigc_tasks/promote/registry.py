@@ -125,17 +125,17 @@ class Product:
     def changing(self) -> Iterator[None]:
         """One command at a time; the registered model is there, its aliases are right again.
 
-        Raises ``UserError`` for a registered model that somebody else has made.
+        Raises ``UserError`` for a registered model that somebody else has made. In one of ours versions of others are
+        left alone: the ledger knows none of them.
         """
         with tracking.lock(f"product-{self.name}"):
             found = self.found() or self.client.create_registered_model(self.name)
-            known = max((event.version for event in events_in(found.tags)), default=0)
-            for one in self.newest(known):
-                if tracking.IDENTITY not in one.tags:
-                    raise UserError(
-                        f"the registered model {self.name!r} has versions that `aigc promote` did not make "
-                        f"({one.version}); give the product another name"
-                    )
+            foreign = (one.version for one in self.newest() if tracking.IDENTITY not in one.tags)
+            if not events_in(found.tags) and (one := next(foreign, None)) is not None:
+                raise UserError(
+                    f"the registered model {self.name!r} has versions that `aigc promote` did not make "
+                    f"({one}); give the product another name"
+                )
             self.settle()
             yield
 
@@ -230,17 +230,14 @@ class Product:
             return False
         return True
 
-    def newest(self, than: int = 0) -> Iterator[ModelVersion]:
-        """The versions after that one, newest first, however many there are before it."""
+    def newest(self) -> Iterator[ModelVersion]:
+        """The versions, newest first, however many there are."""
         token = None
         while True:
             page = self.client.search_model_versions(
                 f"name='{self.name}'", max_results=PAGE, order_by=["version_number DESC"], page_token=token
             )
-            for version in page:
-                if int(version.version) <= than:
-                    return
-                yield version
+            yield from page
             if not (token := page.token):
                 return
 

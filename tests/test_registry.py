@@ -167,6 +167,18 @@ def test_a_version_of_others_in_a_product_of_ours_stands_in_nobodys_way(product:
         registry.find("numbers@5")
 
 
+def test_the_champion_is_the_ledgers_whatever_became_of_the_alias(product: Product) -> None:
+    assert product.record("promote", 1, None, "")
+    assert product.record("promote", 2, 1, "")
+    product.client.set_registered_model_alias("numbers", "champion", "4")
+    assert registry.find("numbers")[1].version == 2
+    product.client.delete_registered_model_alias("numbers", "champion")
+    assert registry.find("numbers@champion")[1].version == 2
+    product.client.delete_model_version("numbers", "2")
+    assert registry.find("numbers")[1].version == 1
+    assert [one.kind for one in product.ledger()] == ["promote", "promote"], "to look changes nothing"
+
+
 def test_versions_are_found_by_alias_and_number(product: Product) -> None:
     product.record("promote", 3, None, "")
     assert product.version("champion").version == product.version("3").version

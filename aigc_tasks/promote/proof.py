@@ -64,10 +64,10 @@ def verify(address: str, retrain: bool, say: Callable[[str], None]) -> int:
 def links(product: registry.Product, version: ModelVersion, which: str, retrain: bool) -> Iterator[Link]:
     """The chain from its end: registry, files, run; then code, data, cleaning, judge, training, samples, figures."""
     if which in registry.ALIASES:
-        wanted = getattr(product.standing(), which)
-        same = wanted == int(version.version)
-        why = f"the ledger makes version {wanted} the {which}" + ("" if same else f", the alias is {version.version}")
-        yield Link("alias", HOLDS if same else BROKEN, why)
+        wanted, named = getattr(product.live(), which), product.model().aliases.get(which)
+        same = named is not None and wanted == int(named)
+        other = "" if same else f", the alias is {named or 'missing'}"
+        yield Link("alias", HOLDS if same else BROKEN, f"the ledger makes version {wanted} the {which}{other}")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         try:

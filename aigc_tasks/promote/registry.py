@@ -165,6 +165,17 @@ class Product:
     def standing(self) -> Standing:
         return added_up(self.ledger())
 
+    def live(self) -> Standing:
+        """The standing without versions that somebody has deleted, also if the ledger is yet to be told of it."""
+        standing = self.standing()
+        while gone := self.gone(standing):
+            for version in gone:
+                standing = standing.after(Event(0, "delete", version, standing.champion, "", ""))
+        return standing
+
+    def gone(self, standing: Standing) -> list[int]:
+        return [version for version in standing.concerned if not self.has(version)]
+
     def record(self, kind: Kind, version: int, champion: int | None, reason: str, recipe: str = "") -> bool:
         """Add an event, the one step that decides, then set the aliases. False if another decision came first.
 
@@ -194,7 +205,7 @@ class Product:
         standing = added_up(events_in(model.tags))
         if standing == Standing():
             return
-        while gone := [one for one in standing.concerned if not self.has(one)]:
+        while gone := self.gone(standing):
             for version in gone:
                 self.append("delete", version, standing.champion, "it was deleted from the registry")
             model = self.model()
@@ -208,10 +219,12 @@ class Product:
                 self.client.set_registered_model_alias(self.name, alias, str(wanted))
 
     def version(self, which: str) -> ModelVersion:
-        """By number or alias; raises ``UserError``."""
+        """By number or alias, which may be wrong in MLflow: the ledger decides, if it has one; raises ``UserError``."""
         from mlflow.exceptions import MlflowException
 
         try:
+            if which in ALIASES and (number := getattr(self.live(), which)) is not None:
+                which = str(number)
             if which.isdecimal():
                 return self.client.get_model_version(self.name, which)
             return self.client.get_model_version_by_alias(self.name, which)

@@ -123,6 +123,18 @@ def test_a_version_that_somebody_deletes_leaves_the_others_in_order(product: Pro
     assert product.record("promote", 1, 2, "again")
 
 
+def test_what_is_added_after_events_were_deleted_comes_last(product: Product) -> None:
+    for version, champion in ((1, None), (2, 1), (3, 2)):
+        product.record("challenge", version, champion, "")
+        assert product.record("promote", version, champion, "")
+    tags = product.model().tags
+    for key in sorted(key for key in tags if '"challenge"' in tags[key]):
+        product.client.delete_registered_model_tag("numbers", key)
+    assert product.record("rollback", 3, 3, "")
+    assert product.record("rollback", 2, 2, "")
+    assert aliases(product) == {"champion": 1, "previous": 2}
+
+
 @pytest.mark.slow
 def test_the_ledgers_in_the_database_are_those_that_mlflow_gives(
     product: Product, monkeypatch: pytest.MonkeyPatch

@@ -192,7 +192,8 @@ class Product:
 
     def append(self, kind: Kind, version: int, champion: int | None, reason: str, recipe: str = "") -> Event:
         before = self.ledger()
-        number, now = len(before) + 1, datetime.now(UTC).isoformat(timespec="seconds")
+        number = max((event.number for event in before), default=0) + 1  # some may have been deleted
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         maker = recipe or next((event.recipe for event in before if event.version == version), "")
         event = Event(number, kind, version, champion, reason[:LONGEST], now, maker)
         key = f"{LEDGER}{number:06d}.{time.time_ns():x}"  # one number may be given twice, from two machines

@@ -187,11 +187,10 @@ def last_decision(ledger: list[Event], recipe: str) -> Event | None:
 def live(products: dict[str, list[Event]]) -> Iterator[tuple[str, str]]:
     """Each product's champion and its age."""
     for name, ledger in products.items():
-        champion = registry.added_up(ledger).champion
-        if champion is None:
+        champion, since = registry.added_up(ledger).champion, registry.crowned(ledger)
+        if champion is None or since is None:
             yield name, "no champion"
             continue
-        since = [event for event in ledger if event.version == champion and event.kind == "promote"][-1]
         yield name, f"version {champion} is the champion since {age(since).removesuffix(' ago')}"
 
 

@@ -46,6 +46,14 @@ def test_a_history_adds_up() -> None:
     assert (standing.champion, standing.previous, standing.rolled_back) == (1, 2, {2, 3})
 
 
+def test_a_champion_is_so_since_it_took_or_got_back_its_place() -> None:
+    first = [event("challenge", 1, None), event("promote", 1, None), event("promote", 2, 1)]
+    assert registry.crowned(first[:1]) is None
+    assert registry.crowned([*first, event("promote", 3, 1), event("refuse", 2, 2)]) is first[-1]
+    rollback = event("rollback", 2, 2)
+    assert registry.crowned([*first, rollback, event("challenge", 1, 1)]) is rollback
+
+
 def test_of_two_decisions_against_the_same_champion_the_first_counts() -> None:
     standing = told(event("promote", 1, None), event("promote", 2, 1), event("promote", 3, 1))
     assert (standing.champion, standing.previous) == (2, 1)

@@ -41,7 +41,8 @@ def told(product: Product, history: int | None) -> str:
             lines.append(f"  {role:11} none")
             continue
         version = product.version(str(number))
-        last = [event for event in events if event.version == number][-1]
+        crowned = registry.crowned(events) if role == "champion" else None
+        last = crowned or [event for event in events if event.version == number][-1]
         lines.append(f"  {role:11} version {number}, {version.tags['aigc.recipe']}: {figures(version)}; {age(last)}")
         if role == "champion":
             lines += [f"              data {data(version)}", f"              {matches(version)}"]

@@ -115,6 +115,16 @@ def added_up(events: list[Event]) -> Standing:
     return standing
 
 
+def crowned(events: list[Event]) -> Event | None:
+    """The event by which the champion came to its place: a promotion, or the end of what was there before it."""
+    standing, found = Standing(), None
+    for event in events:
+        before, standing = standing, standing.after(event)
+        if standing.champion != before.champion:
+            found = event
+    return found
+
+
 class Product:
     """One registered model. Every method looks at the store anew."""
 

@@ -75,7 +75,7 @@ def test_products_tells_what_is_live(live: Project) -> None:
 
 def test_a_rollback_leads_to_the_one_before_and_is_no_seesaw(live: Project) -> None:
     assert live.run("aigc", "rollback", PRODUCT).returncode == 2, "a reason must be given"
-    assert "version 1 is the champion again" in live.check("aigc", "rollback", PRODUCT, "--reason", "too smooth")
+    assert "version 1 is the champion again" in live.check("aigc", "rollback", PRODUCT, "--reason", "too\nsmooth ")
     assert aliases(live) == {"champion": 1, "previous": 2, "challenger": 3}
     assert "rollback  version 2  too smooth" in live.check("aigc", "products")
     refused = live.run("aigc", "rollback", PRODUCT, "--reason", "again")

@@ -133,7 +133,7 @@ def decided(product: Product, settings: Recipe, version: ModelVersion, standing:
 
 def rollback(name: str, reason: str) -> Standing:
     """Give the champion's place back to the one before; raises ``UserError`` where there is none."""
-    reason = reason.strip()[:LONGEST]
+    reason = " ".join(reason.split())[:LONGEST]  # the history has a line for every event
     if not reason:
         raise UserError("--reason: say why; it is kept in the product's history")
     product = Product(tracking.open_client(), name)

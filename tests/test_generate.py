@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TIMEOUT, Project
+from conftest import TIMEOUT, Project, error
 from market import PRODUCT
 from PIL import Image
 
@@ -199,6 +199,22 @@ def test_the_recipes_post_processing_comes_along(market: Project, monkeypatch: p
 NEEDED_BY_A_STAGE = (
     "dvc", "prefect", "ruamel", "optuna", "matplotlib", "sklearn", "torchvision", "scipy", "torchmetrics", "jinja2",
 )  # fmt: skip
+
+
+def test_files_that_the_store_has_lost_are_named_with_their_mend(live: Project) -> None:
+    """Some of them, then all: as by `mlflow gc`, or in a copy that is not whole."""
+    version = live.mlflow().get_model_version_by_alias(PRODUCT, "champion")
+    place = next(live.path.glob(f"mlruns/artifacts/*/models/{version.source.removeprefix('models:/')}/artifacts"))
+    (place / "artifacts/product/model.safetensors").unlink()
+    said = error(live.run("aigc", "generate", PRODUCT, "--out", "lost").stderr)
+    assert said.startswith(f"error: {PRODUCT} version 2: model.safetensors missing in ")
+    assert "put back what was deleted there, or delete the version and its model in MLflow" in said
+    done = live.run("aigc", "verify", PRODUCT)
+    assert done.returncode == 1
+    assert "its files are not whole: model.safetensors missing" in done.stdout
+    shutil.rmtree(place)
+    said = error(live.run("aigc", "generate", PRODUCT, "--out", "lost").stderr)
+    assert "are not in the store; put them back at " in said
 
 
 @pytest.mark.parametrize("rejecting", [False, True])

@@ -75,9 +75,12 @@ def links(product: registry.Product, version: ModelVersion, which: str, retrain:
         except UserError as error:
             yield Link("version", UNKNOWN, str(error))
             return
+        folder = root / "artifacts" / served.PRODUCT
+        if gone := served.missing(folder):
+            yield Link("version", BROKEN, f"its files are not whole: {', '.join(gone)} missing")
+            return
         try:
             yield files(version, root)
-            folder = root / "artifacts" / served.PRODUCT
             source = json.loads((folder / PROVENANCE).read_text())
             yield run(version, source)
         except (OSError, ValueError, KeyError) as error:

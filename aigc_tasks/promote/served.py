@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 PRODUCT = "product"  # the name that its folder is logged under
+NEEDED = ("model.json", "model.safetensors", "quality.json")  # of its files, to draw with it and to compare it
 LOADING = 300.0  # seconds that loading may take
 PROGRAM = """
 import hashlib, json, sys, time
@@ -63,8 +64,19 @@ def ask(version: ModelVersion, images: int, seconds: float) -> Served:
 
 
 def folder(version: ModelVersion) -> Path:
-    """The product that the version is; raises ``UserError``."""
-    return root(version) / "artifacts" / PRODUCT
+    """The product that the version is; raises ``UserError`` if the store has not all of it."""
+    place = root(version) / "artifacts" / PRODUCT
+    if gone := missing(place):
+        raise UserError(
+            f"{version.name} version {version.version}: {', '.join(gone)} missing in {place}; put back what was "
+            "deleted there, or delete the version and its model in MLflow: the product goes on without it"
+        )
+    return place
+
+
+def missing(place: Path) -> list[str]:
+    """Which of the files that a product needs are not in its folder."""
+    return [name for name in NEEDED if not (place / name).is_file()]
 
 
 def root(version: ModelVersion) -> Path:
@@ -108,3 +120,5 @@ def fetch(model: str, target: Path) -> None:
     except Exception as error:  # of any store's library
         said = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"the files of model {model} cannot be had: {said[0]}") from None
+    if not any(target.iterdir()):  # of some stores that is no error
+        raise UserError(f"the files of model {model} are not in the store; put them back at {location(model)}")

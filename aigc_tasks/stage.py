@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import errno
 import gc
+import os
 import signal
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ from types import FrameType
 from aigc_tasks import layout, lifeline
 from aigc_tasks.errors import UserError
 
+EXPERIMENTS = Path(".dvc/tmp/exps")  # where DVC has a copy of the project for `dvc exp run --temp` and `--queue`
 MENDS = {
     errno.ENOSPC: "free some disk space, then run the same command again: it goes on where it was",
     errno.EDQUOT: "your disk quota is used up; free some space, then run the same command again",
@@ -92,6 +94,16 @@ def leave_rubbish() -> None:
         gc.freeze()
 
 
+def belong_to_checkout() -> None:
+    """In a copy of the project that DVC deletes after an experiment, keep runs and look for sources in the checkout."""
+    from aigc_tasks import tracking
+
+    checkout = Path(os.environ.get("DVC_ROOT", ""))
+    if Path.cwd().is_relative_to(checkout / EXPERIMENTS):
+        os.environ.setdefault(layout.CHECKOUT, str(checkout))
+        os.environ.setdefault(tracking.NAMED, f"{tracking.SQLITE}{checkout / tracking.STORE / 'mlflow.db'}")
+
+
 def main(function: Callable[[str], None]) -> None:
     """Run ``function(name)`` with the name from the command line; exit with 1 and one line on a user's error.
 
@@ -108,6 +120,7 @@ def main(function: Callable[[str], None]) -> None:
     try:
         from aigc_tasks import edits  # here: it reads params.yaml with what the command line can do without
 
+        belong_to_checkout()
         check = edits.watch(name, sys.argv[1])
         function(sys.argv[1])
         check()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Project, wait_for
+from conftest import USER, Project, wait_for
 from PIL import Image
 
 from aigc_tasks import graph
@@ -278,3 +278,14 @@ def test_a_model_without_labels_is_measured_without_them(done: Project) -> None:
     assert sorted((done.path / "data/samples/digits-gan/png").iterdir())[7].name == "00007.png"
     grid = Image.open(done.path / "reports/digits-gan/grid.png")
     assert grid.width == grid.height
+
+
+def test_an_experiment_in_a_folder_of_its_own_is_recorded_in_the_checkouts_store(untrained: Project) -> None:
+    """DVC deletes the folder when the experiment has ended."""
+    untrained.env |= USER
+    untrained.check(
+        "dvc", "exp", "run", "--temp", "--set-param", "recipes.digits-gan.train.steps=20", "train@digits-gan"
+    )
+    (run,) = untrained.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.steps"] == "20"

@@ -206,6 +206,9 @@ def test_versions_are_found_by_alias_and_number(product: Product) -> None:
     assert registry.named("numbers@2") == ("numbers", "2")
     with pytest.raises(UserError, match=r"numbers has no version 'best'; it has champion, and 1 to 4"):
         product.version("best")
+    product.client.create_registered_model("empty")
+    with pytest.raises(UserError, match="empty has no version yet; first: aigc promote RECIPE"):
+        registry.find("empty")
     with pytest.raises(UserError, match=r"there is no product 'number'; did you mean 'numbers'\?"):
         Product(product.client, "number").version("1")
 

@@ -244,6 +244,8 @@ class Product:
                 raise
             model = self.model()
             number = next((int(one.version) for one in self.newest()), 0)
+            if not number:
+                raise UserError(f"{self.name} has no version yet; first: aigc promote RECIPE") from None
             aliases = ", ".join(sorted(model.aliases)) or "no alias yet"
             raise UserError(f"{self.name} has no version {which!r}; it has {aliases}, and 1 to {number}") from None
 

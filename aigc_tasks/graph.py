@@ -36,6 +36,8 @@ HINTS = (
     "Generating lock file",
 )
 MOST = 4  # reasons named before "and … more"
+NEVER = "never run"
+WORDS = {"deleted": "is missing", "not in cache": "is not in DVC's cache (dvc pull)"}
 STEPS = ("acquire", "clean", "train", "postprocess", "evaluate")
 
 
@@ -165,11 +167,11 @@ def reason(changes: list[Any]) -> str:
         for kind, paths in change.items():
             for path, state in paths.items():
                 if (path, state) == (str(layout.PARAMS), "new"):
-                    return "never run"  # dvc.lock knows none of its parameters
+                    return NEVER  # dvc.lock knows none of its parameters
                 if isinstance(state, dict):
                     said += [f"{key} {'is new' if was == 'new' else was}" for key, was in state.items()]
                 else:
-                    said.append(f"{path} {'is missing' if state == 'deleted' else 'changed' if kind else state}")
+                    said.append(f"{path} {WORDS.get(state) or ('changed' if kind else state)}")
     more = len(said) - MOST
     return ", ".join(said[:MOST]) + (f" and {more} more" if more > 0 else "")
 

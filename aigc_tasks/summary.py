@@ -75,7 +75,7 @@ def state(name: str, why: dict[str, str]) -> str:
     measured = f"FID {quality(name)['fid_ratio']:.2f} × real against real" if report.exists() else ""
     if not why:
         return f"up to date   {measured}"
-    if f"train@{name}" in why and not layout.model(name).exists():
-        return "never run"
+    if why.get(f"train@{name}") == graph.NEVER and not layout.model(name).exists():
+        return graph.NEVER
     target, reason = next(iter(why.items()))
     return f"stale        {measured}{' (before)' if measured else ''}  because {target}: {reason}"

@@ -75,6 +75,19 @@ def test_list_says_why_a_recipe_is_stale(done: Project) -> None:
     )
 
 
+@pytest.mark.slow
+def test_list_does_not_call_never_run_what_only_is_not_here(done: Project) -> None:
+    """As after a kill in a training of other parameters, and in a clone before `dvc pull`."""
+    shutil.rmtree(done.path / "data/models/digits-gan")
+    done.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(steps=70))
+    said = done.check("aigc", "list")
+    assert re.search(r"digits-gan +stale +FID .*because train@digits-gan: .*recipes.digits-gan.train modified", said)
+    for place in ("data/raw", "data/clean", ".dvc/cache"):
+        shutil.rmtree(done.path / place)
+    said = done.check("aigc", "list")
+    assert "because acquire@digits: data/raw/digits is not in DVC's cache (dvc pull)" in said
+
+
 def test_a_file_in_the_way_is_one_clear_line(project: Project) -> None:
     (project.path / "data/raw").write_text("not a folder")
     done = project.run("python", "-m", "aigc_tasks.acquire", "digits")

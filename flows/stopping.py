@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import httpx
 from prefect import get_client
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 WATCH = 3.0  # seconds between two looks whether someone cancelled the run
 DEADLINE: ContextVar[float | None] = ContextVar("deadline", default=None)
@@ -33,7 +35,10 @@ def limited(minutes: float | None) -> Iterator[None]:
 
 
 def watch() -> Callable[[], None]:
-    """A function to call often: raises ``TimeIsUp``, or ``CancelRequested`` when the flow run's state says so."""
+    """A function to call often: raises ``TimeIsUp``, or ``CancelRequested`` when the flow run's state says so.
+
+    While the server is away nobody can press Cancel, and the work goes on.
+    """
     looked = time.monotonic()
 
     def look() -> None:
@@ -43,9 +48,13 @@ def watch() -> Callable[[], None]:
             raise TimeIsUp("its time limit is up; the next retraining goes on from the last checkpoint")
         if flow_run.id is None or time.monotonic() - looked < WATCH:
             return
-        looked = time.monotonic()
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(flow_run.id).state
+        try:
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+                state = client.read_flow_run(flow_run.id).state
+        except httpx.HTTPError:
+            return
+        finally:
+            looked = time.monotonic()
         if state is not None and (state.is_cancelling() or state.is_cancelled()):
             raise CancelRequested
 

@@ -17,9 +17,10 @@ from conftest import ROOT, TIMEOUT, Project, wait_for
 from pictures import FIRST, GROWN, draw
 from ruamel.yaml import YAML
 from test_flows import ask, wait_for_run
-from test_retrain import checkpointed, kept, slowly
+from test_retrain import at_work, checkpointed, kept, slowly
 
 from aigc_tasks import lifeline, servers, status
+from flows import stopping
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +84,38 @@ def test_a_schedule_retrains_and_a_kill_costs_nothing(alone: Project) -> None:
         assert served.wait(TIMEOUT) == 130
     assert kept(alone).keys() >= {"train@digits-gan", "evaluate@digits-gan"}
     assert alone.check("git", "status", "--porcelain", "--untracked-files=no").strip() == "M params.yaml"
+
+
+def test_a_server_that_is_away_for_a_while_ends_no_training(alone: Project) -> None:
+    port = servers.free_port(0)
+    alone.env |= {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--no-services")
+    log = alone.path.parent / "server.log"
+
+    @contextmanager
+    def server() -> Iterator[None]:
+        with open(log, "w") as output:
+            process = alone.start(*command, stdout=output, start_new_session=True)
+        try:
+            wait_for(lambda: servers.answers(f"{alone.env['PREFECT_API_URL']}/health") or process.poll() is not None)
+            yield
+        finally:
+            lifeline.stop(process)
+
+    alone.edit(slowly)
+    with server():
+        retraining = alone.start("aigc", "retrain", "digits-gan")
+        wait_for(lambda: checkpointed(alone), by=retraining)
+        stage = at_work(alone, "-m aigc_tasks.train")
+        assert stage is not None
+        stage.suspend()  # so that it is not done while the server is away
+    time.sleep(3 * stopping.WATCH)
+    assert stage.is_running()
+    with server():
+        stage.resume()
+        said, _ = retraining.communicate()
+    assert retraining.returncode == 0, said
+    assert "resumes after step" not in said
 
 
 def test_a_paused_recipe_stays_paused_and_of_missed_starts_one_is_made_up_for(alone: Project) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aigc_tasks import graph, layout, lockfile, tracking, worktree
+from aigc_tasks import graph, layout, lockfile, sharing, tracking, worktree
 from aigc_tasks.errors import UserError
 from aigc_tasks.lockfile import LOCK
 from aigc_tasks.recipe import Recipe
@@ -131,6 +131,9 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
     To be used within ``turn``. Raises ``UserError``.
     """
     push = settings.schedule is not None and settings.schedule.push
+    if push:
+        with sharing.shared():
+            pass  # what is missing is said now, not after a training
     own = branch(settings.name)
     if git("rev-parse", "--abbrev-ref", "HEAD") == own:
         raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
@@ -192,11 +195,11 @@ class Workplace:
         made = [out["path"] for stage in ours.values() for out in stage.get("outs", [])]
         if not ours or (not self.push and ours == self.own(before) and all(Path(path).exists() for path in made)):
             return
-        repo = graph.open_repo()
         if self.push:
-            repo.pull(list(ours), allow_missing=True, force=True)
+            with sharing.shared() as repo:
+                repo.pull(list(ours), allow_missing=True, force=True)
         else:
-            repo.checkout(list(ours), allow_missing=True, force=True)
+            graph.open_repo().checkout(list(ours), allow_missing=True, force=True)
 
     def own(self, stages: dict[str, Any]) -> dict[str, Any]:
         """Those of the recipe: with no others DVC is done two seconds sooner, for fifty recipes' worth of them."""
@@ -219,7 +222,8 @@ class Workplace:
             new = worktree.commit(git("write-tree"), [self.base, *earlier], message())
             git("update-ref", f"refs/heads/{branch(self.settings.name)}", new, self.tip or "0" * 40)
         if self.push and (new or self.tip):
-            graph.open_repo().push(self.targets)
+            with sharing.shared() as repo:
+                repo.push(self.targets)
             git("push", "--quiet", ORIGIN, branch(self.settings.name))
         return new
 

@@ -14,6 +14,7 @@ import pytest
 from conftest import USER, Project, error, wait_for
 from pictures import FIRST, GROWN, draw
 from PIL import Image
+from real_servers import KEYS, s3
 from ruamel.yaml import YAML
 from test_flows import ask
 
@@ -356,6 +357,27 @@ def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert error(done.stderr).startswith("error: git")
+
+
+def test_a_remote_that_is_missing_or_lets_nobody_in_is_one_line(trained: Project, tmp_path: Path) -> None:
+    trained.check("git", "init", "-q", "--bare", str(tmp_path / "origin.git"))
+    trained.check("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"push": True}))
+    why = refused(trained)
+    assert why.startswith("error: params.yaml: schedule.push: DVC has no default remote to push to; add one: dvc")
+    trained.check("dvc", "remote", "add", "--default", "store", "s3://dvc/project")
+    with s3(tmp_path / "buckets") as url:
+        trained.env |= {**KEYS, "AWS_SECRET_ACCESS_KEY": "wrong", "AWS_ENDPOINT_URL": url}
+        why = "no permission (Forbidden); set credentials in the environment"
+        assert refused(trained) == f"error: DVC's remote store (s3://dvc/project): {why}"
+    assert "connection refused; check the network, and its address: dvc remote list" in refused(trained)
+
+
+def refused(project: Project) -> str:
+    done = project.run("aigc", "retrain", "digits-gan")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    return error(done.stderr)
 
 
 def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,71 @@
+"""DVC's remote, with which retrainings share data and models; what it refuses is one line."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aigc_tasks import graph
+from aigc_tasks.acquire import places, unreachable
+from aigc_tasks.errors import UserError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+LOGS = ("dvc_data.index.fetch", "dvc_data.hashfile.transfer", "dvc_objects.fs.generic")
+MENDS = {
+    unreachable.KEYS: "set credentials in the environment",
+    unreachable.NETWORK: "check the network, and its address: dvc remote list",
+}
+
+
+class Cause(logging.Filter):
+    """Takes the errors out of DVC's log that are the reason for what it raises, and keeps the last."""
+
+    error: Exception | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, Exception):
+            return True
+        self.error = error
+        return False
+
+
+@contextmanager
+def shared() -> Iterator[Repo]:
+    """DVC's view of this project, to push to its default remote and pull from it; raises ``UserError``.
+
+    DVC raises how many files failed, and logs why, with a traceback for each.
+    """
+    from dvc.config import NoRemoteError
+    from dvc.exceptions import DvcException
+
+    repo, cause = graph.open_repo(), Cause()
+    logs = [logging.getLogger(name) for name in LOGS]
+    for log in logs:
+        log.addFilter(cause)
+    try:
+        repo.cloud.get_remote()
+        yield repo
+    except NoRemoteError:
+        mend = "add one: dvc remote add --default NAME URL, or set push: false"
+        raise UserError(f"params.yaml: schedule.push: DVC has no default remote to push to; {mend}") from None
+    except Exception as error:  # every protocol's package has its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise  # of this machine
+        name = repo.config["core"]["remote"]
+        url = repo.config["remote"].get(name, {}).get("url", "no address")
+        remote = f"DVC's remote {name} ({places.shown(url)})"
+        if isinstance(error, DvcException) and cause.error is None:
+            raise UserError(f"{remote}: {graph.one_line(error)}") from error
+        why, mend, _ = unreachable.diagnosis(cause.error or error)
+        raise UserError(
+            f"{remote}: {why}; {MENDS.get(mend, f'correct its address: dvc remote modify {name} url URL')}"
+        ) from error
+    finally:
+        for log in logs:
+            log.removeFilter(cause)

@@ -16,6 +16,9 @@ from aigc_tasks.schedule import Schedule
     [
         ({"cron": "every day"}, "x.cron: 'every day' is no cron expression; write `0 3 * * *`"),
         ({"timezone": "Mars/Olympus"}, "x.timezone: there is no time zone 'Mars/Olympus'; write one as Europe/Berlin"),
+        ({"timezone": "localtime"}, "x.timezone: there is no time zone 'localtime'; write one as Europe/Berlin"),
+        ({"timezone": "posix/Europe/Berlin"}, "x.timezone: there is no time zone 'posix/Europe/Berlin'; write one as"),
+        ({"cron": "0 0 30 2 *"}, "x.cron: '0 0 30 2 *' never comes; name a day that its month has"),
         ({"cron": "0 3 * * *", "interval": 5}, "x: `cron` and `interval` are both given; keep one"),
         ({"overlap": "drop"}, "x.overlap: must be 'skip' or 'queue', got 'drop'"),
         ({"crom": "0 3 * * *"}, "x.crom: unknown key; did you mean 'cron'?"),
@@ -40,6 +43,7 @@ def test_what_is_wrong_is_named_with_its_mend(section: dict[str, Any], said: str
     [
         ({}, "when its data has changed"),
         ({"cron": "0 3 * * *"}, "0 3 * * * (UTC), when its data has changed"),
+        ({"cron": "0 0 29 2 *"}, "0 0 29 2 * (UTC), when its data has changed"),
         ({"interval": 90, "on_change": False}, "every 90 s"),
         ({"on_change": False}, "by hand"),
     ],

@@ -111,11 +111,14 @@ class Watched:
 
     def look(self, settle: float, say: Say) -> None:
         """One look; tells of a change that has settled."""
+        away = f"{self.dataset.name}: cannot be looked at: "
         try:
             now = listed(self.dataset, self.seen or self.told or {})
         except (UserError, OSError) as error:
-            self.complain(f"{self.dataset.name}: cannot be looked at: {str(error).splitlines()[0]}", say)
+            self.complain(f"{away}{str(error).splitlines()[0]}", say)
             return
+        if self.trouble.startswith(away):
+            self.trouble = ""  # the next time is news again
         if self.told is None:
             say(f"{self.dataset.name}: {len(now):,} entries, remembered as they are")
             self.remember(now)

@@ -485,6 +485,7 @@ def test_a_bucket_that_cannot_be_read_is_said_in_one_line(bucket: Bucket, tmp_pa
     for place, words in [
         ("nobody", "no such bucket"),
         ("nobody/a.zip", "no such bucket"),
+        ("key:secret@nobody/set", "s3://nobody/set: no bucket has such a name; correct `source`"),
         ("empty/a.zip", "no such file"),
         ("empty/none", "there is nothing"),
         ("empty", "holds no pictures"),

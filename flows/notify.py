@@ -9,6 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from threading import Thread
 
 from prefect import State, get_run_logger
 from prefect.blocks.core import Block
@@ -20,6 +24,7 @@ from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
 
 FIGURES = ("fid_ratio", "precision", "recall", "density", "coverage", "class_accuracy", "memorised")
+PATIENCE = 30.0  # seconds in which a message must be sent; what answers byte by byte has no timeout of its own
 VARIABLE = "$"  # begins the name of an environment variable
 
 
@@ -43,7 +48,7 @@ def tell(settings: Recipe, state: State, own: str | None) -> None:
     for whom in wanted:
         try:
             send = by_environment if whom.startswith(VARIABLE) else by_block
-            send(whom, f"{settings.name}: {state.name}", "\n".join(lines))
+            in_time(send, whom, f"{settings.name}: {state.name}", "\n".join(lines))
         except Exception as error:
             why = str(error) if isinstance(error, Unreachable) else f"it could not be sent ({type(error).__name__})"
             warn("%s was not told: %s", whom, why)
@@ -51,6 +56,24 @@ def tell(settings: Recipe, state: State, own: str | None) -> None:
 
 class Unreachable(Exception):
     """Why a message was not sent, in words that hold no secret."""
+
+
+def in_time(send: Callable[[str, str, str], None], *message: str) -> None:
+    """Send it, or give up after ``PATIENCE``: nobody who is told may hold up the retraining that tells."""
+    sent: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            send(*message)
+            sent.set_result(None)
+        except Exception as error:
+            sent.set_exception(error)
+
+    Thread(target=copy_context().run, args=[work], name="notify", daemon=True).start()
+    try:
+        sent.result(PATIENCE)
+    except TimeoutError:
+        raise Unreachable(f"it could not be sent within {PATIENCE:.0f} s") from None
 
 
 def by_environment(variable: str, subject: str, body: str) -> None:

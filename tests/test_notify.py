@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -38,10 +40,20 @@ class Hooks(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.heard.append((self.path, json.loads(text)))
+        if self.path == "/dripping":
+            self.answer_for_ever()
         while self.server.victims:
             self.server.victims.pop().kill()
         self.send_response(200)
         self.end_headers()
+
+    def answer_for_ever(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(10**9))
+        self.end_headers()
+        with suppress(OSError):
+            while self.wfile.write(b"."):
+                time.sleep(0.5)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -141,6 +153,18 @@ def test_a_decision_and_a_failure_are_told_and_nothing_else(
     assert trained.run("aigc", "retrain", "digits-gan").returncode == 1
     assert [one["title"] for path, one in heard if path == "/chat"] == ["digits-gan: Promoted", "digits-gan: Failed"]
     assert "pictures: no such folder or file" in heard[-1][1]["message"]
+
+
+@pytest.mark.slow
+def test_who_never_ends_to_answer_holds_nobody_up(trained: Project, team: Team) -> None:
+    trained.env["DRIPPING"] = f"json://127.0.0.1:{team.server_port}/dripping"
+    trained.env["CHAT"] = f"json://127.0.0.1:{team.server_port}/chat"
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"notify": ["$DRIPPING", "$CHAT"]}))
+    shutil.rmtree(trained.path / "pictures")
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert done.returncode == 1
+    assert "$DRIPPING was not told: it could not be sent within" in done.stdout + done.stderr
+    assert [path for path, _ in team.heard] == ["/dripping", "/chat"]
 
 
 def test_an_address_is_not_taken_and_not_repeated() -> None:

@@ -52,7 +52,7 @@ class Dropout(nn.Dropout):
     """Srivastava et al. 2014, JMLR 15:1929. Faster than torch's: the mask is made in place."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rand(x.shape, device=x.device).ge_(self.p).div_(1 - self.p) if self.training else x
+        return x * torch.rand_like(x, dtype=torch.float32).ge_(self.p).div_(1 - self.p) if self.training else x
 
 
 class Attention(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy import stats
 from aigc_tasks import tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import confidence
-from aigc_tasks.promote import Gate, gate, registry
+from aigc_tasks.promote import Gate, gate, overview, registry
 from aigc_tasks.promote.decision import Criterion, Decision
 from aigc_tasks.promote.gate import Measured
 from aigc_tasks.promote.registry import Event, Product, Standing
@@ -171,6 +172,8 @@ def test_what_others_have_registered_is_left_alone(product: Product) -> None:
         pass
     with pytest.raises(UserError, match="theirs version 1 was not made by `aigc promote`"):
         registry.find("theirs")
+    with pytest.raises(UserError, match="'theirs' has no history; its versions were not made by `aigc promote`"):
+        overview.products("theirs")
     assert client.get_registered_model("theirs").aliases == {"champion": 1}
 
 
@@ -197,6 +200,31 @@ def test_the_champion_is_the_ledgers_whatever_became_of_the_alias(product: Produ
     product.client.delete_model_version("numbers", "2")
     assert registry.find("numbers")[1].version == 1
     assert [one.kind for one in product.ledger()] == ["promote", "promote"], "to look changes nothing"
+
+
+def test_to_look_waits_for_nobody_and_to_change_waits_with_a_word(
+    product: Product, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A promotion may judge for minutes, with the product as its own."""
+    product.record("promote", 1, None, "")
+
+    def change() -> None:
+        with product.changing():
+            product.record("rollback", 1, 1, "")
+
+    with ThreadPoolExecutor(1) as pool:
+        with product.changing():
+            product.client.delete_registered_model_alias("numbers", "champion")
+            product.mend()
+            assert aliases(product) == {}, "whoever is changing it will see to them"
+            waiting = pool.submit(change)
+            while "waiting for the command that is changing numbers" not in capsys.readouterr().out:
+                assert not waiting.done()
+        waiting.result()
+    assert aliases(product) == {"previous": 1}
+    product.client.delete_registered_model_alias("numbers", "previous")
+    product.mend()
+    assert aliases(product) == {"previous": 1}
 
 
 def test_versions_are_found_by_alias_and_number(product: Product) -> None:

@@ -30,10 +30,10 @@ def products(name: str | None = None) -> str:
 
 
 def told(product: Product, history: int | None) -> str:
-    product.model()
-    with product.changing():  # sets right what a killed command left
-        events = product.ledger()
-    standing = registry.added_up(events)
+    product.mend()
+    events, standing = product.ledger(), product.live()
+    if not events:
+        raise UserError(f"{product.name!r} has no history; its versions were not made by `aigc promote`")
     lines = [product.name]
     for role in registry.ALIASES:
         number = getattr(standing, role)

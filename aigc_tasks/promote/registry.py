@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import AcquireReturnProxy, Timeout
 
 from aigc_tasks import tracking
 from aigc_tasks.errors import UserError
@@ -138,7 +140,7 @@ class Product:
         Raises ``UserError`` for a registered model that somebody else has made. In one of ours versions of others are
         left alone: the ledger knows none of them.
         """
-        with tracking.lock(f"product-{self.name}"):
+        with self.turn():
             found = self.found() or self.client.create_registered_model(self.name)
             foreign = (one.version for one in self.newest() if tracking.IDENTITY not in one.tags)
             if not events_in(found.tags) and (one := next(foreign, None)) is not None:
@@ -148,6 +150,20 @@ class Product:
                 )
             self.settle()
             yield
+
+    def turn(self) -> AcquireReturnProxy[Any]:
+        """The lock of whoever changes this product, had at once or waited for with a word."""
+        lock = tracking.lock(f"product-{self.name}")
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            print(f"waiting for the command that is changing {self.name}", flush=True)
+            return lock.acquire()
+
+    def mend(self) -> None:
+        """Set right what a killed command left, unless one is at work, which has done so."""
+        with suppress(Timeout), tracking.lock(f"product-{self.name}").acquire(timeout=0):
+            self.settle()
 
     def ledger(self) -> list[Event]:
         """All events, in order; raises ``UserError`` if there is no such product."""

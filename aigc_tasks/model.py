@@ -25,8 +25,8 @@ from aigc_tasks.progress import progress
 CHUNK = 256  # images sampled at once; part of the result, so a constant
 EVEN = 1024  # dimensions; of more, a thousand points cannot be spread more evenly than by chance
 NOTHING = (
-    f"{PARAMS}: postprocess.sampling: pixels drawn with this are no numbers; set values nearer to the defaults, "
-    "or a lower `learning_rate` under train"
+    f"pixels that are no numbers were drawn; set the knobs of sampling nearer to their defaults ({PARAMS}: "
+    "postprocess.sampling, or --option), or train with a lower `learning_rate`"
 )
 TINY = 1e-9  # a Sobol sequence may begin at 0, which is no quantile
 

@@ -22,6 +22,9 @@ MENDS = {
 }
 
 
+OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 class Cause(logging.Filter):
     """Takes the errors out of DVC's log that are the reason for what it raises, and keeps the last."""
 
@@ -42,7 +45,9 @@ def shared() -> Iterator[Repo]:
     DVC raises how many files failed, and logs why, with a traceback for each.
     """
     from dvc.config import NoRemoteError
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import CheckoutError, DvcException
+    from dvc.lock import LockError
+    from dvc_objects.fs.errors import RemoteMissingDepsError
 
     repo, cause = graph.open_repo(), Cause()
     logs = [logging.getLogger(name) for name in LOGS]
@@ -54,15 +59,18 @@ def shared() -> Iterator[Repo]:
     except NoRemoteError:
         mend = "add one: dvc remote add --default NAME URL, or set push: false"
         raise UserError(f"params.yaml: schedule.push: DVC has no default remote to push to; {mend}") from None
+    except (UserError, LockError, CheckoutError, AssertionError, AttributeError, TypeError):
+        raise  # a matter of this project, or a fault of ours
     except Exception as error:  # every protocol's package has its own
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise  # of this machine
+        found = cause.error or error
+        if isinstance(found, OSError) and (found.errno in OURS or found.filename is not None):
+            raise found from None  # of this machine's disk
         name = repo.config["core"]["remote"]
         url = repo.config["remote"].get(name, {}).get("url", "no address")
         remote = f"DVC's remote {name} ({places.shown(url)})"
-        if isinstance(error, DvcException) and cause.error is None:
+        if cause.error is None and isinstance(error, DvcException | RemoteMissingDepsError):
             raise UserError(f"{remote}: {graph.one_line(error)}") from error
-        why, mend, _ = unreachable.diagnosis(cause.error or error)
+        why, mend, _ = unreachable.diagnosis(found)
         raise UserError(
             f"{remote}: {why}; {MENDS.get(mend, f'correct its address: dvc remote modify {name} url URL')}"
         ) from error

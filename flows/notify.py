@@ -10,9 +10,11 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextvars import copy_context
+from functools import partial
 from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from prefect import State, get_run_logger
 from prefect.blocks.core import Block
@@ -22,6 +24,9 @@ from aigc_tasks import layout, tracking
 from aigc_tasks.card import read_card
 from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
+
+if TYPE_CHECKING:
+    from apprise import Apprise
 
 FIGURES = ("fid_ratio", "precision", "recall", "density", "coverage", "class_accuracy", "memorised")
 PATIENCE = 30.0  # seconds in which a message must be sent; what answers byte by byte has no timeout of its own
@@ -48,7 +53,7 @@ def tell(settings: Recipe, state: State, own: str | None) -> None:
     for whom in wanted:
         try:
             send = by_environment if whom.startswith(VARIABLE) else by_block
-            in_time(send, whom, f"{settings.name}: {state.name}", "\n".join(lines))
+            send(whom, f"{settings.name}: {state.name}", "\n".join(lines))
         except Exception as error:
             why = str(error) if isinstance(error, Unreachable) else f"it could not be sent ({type(error).__name__})"
             warn("%s was not told: %s", whom, why)
@@ -58,26 +63,8 @@ class Unreachable(Exception):
     """Why a message was not sent, in words that hold no secret."""
 
 
-def in_time(send: Callable[[str, str, str], None], *message: str) -> None:
-    """Send it, or give up after ``PATIENCE``: nobody who is told may hold up the retraining that tells."""
-    sent: Future[None] = Future()
-
-    def work() -> None:
-        try:
-            send(*message)
-            sent.set_result(None)
-        except Exception as error:
-            sent.set_exception(error)
-
-    Thread(target=copy_context().run, args=[work], name="notify", daemon=True).start()
-    try:
-        sent.result(PATIENCE)
-    except TimeoutError:
-        raise Unreachable(f"it could not be sent within {PATIENCE:.0f} s") from None
-
-
 def by_environment(variable: str, subject: str, body: str) -> None:
-    """To the address of Apprise that an environment variable holds: mailto://, slack://, json:// and many more."""
+    """To the addresses of Apprise that an environment variable holds: mailto://, slack://, json:// and many more."""
     from apprise import Apprise
 
     logging.getLogger("apprise").setLevel(logging.CRITICAL)
@@ -87,8 +74,18 @@ def by_environment(variable: str, subject: str, body: str) -> None:
     messenger = Apprise()
     if not messenger.add(address):
         raise Unreachable("its value is no address of Apprise, such as mailto://user:password@host")
-    if not messenger.notify(body=body, title=subject):
-        raise Unreachable("it could not be sent; try the address with the command `apprise`")
+    sent = [in_time(partial(alone(service).notify, body=body, title=subject)) for service in messenger]
+    if not all(sent):
+        raise Unreachable(f"it could not be sent within {PATIENCE:.0f} s; try the address with the command `apprise`")
+
+
+def alone(service: Any) -> Apprise:
+    """A messenger to one of several: to all together it speaks by threads, which the process waits for at its end."""
+    from apprise import Apprise
+
+    messenger = Apprise()
+    messenger.add(service)
+    return messenger
 
 
 def by_block(name: str, subject: str, body: str) -> None:
@@ -101,7 +98,23 @@ def by_block(name: str, subject: str, body: str) -> None:
         raise Unreachable("the server has no such block; make it on Prefect's page, Blocks") from None
     if not hasattr(block, "notify"):
         raise Unreachable("this kind of block cannot notify; take Slack Webhook, Custom Webhook, Sendgrid Email …")
-    block.notify(body, subject)
+    if not in_time(partial(block.notify, body, subject)):
+        raise Unreachable(f"it could not be sent within {PATIENCE:.0f} s")
+
+
+def in_time(send: Callable[[], object]) -> bool:
+    """Whether it was sent within ``PATIENCE``: nobody who is told may hold up the retraining that tells."""
+    sent: Future[object] = Future()
+
+    def work() -> None:
+        try:
+            sent.set_result(send())
+        except Exception as error:
+            sent.set_exception(error)
+
+    Thread(target=copy_context().run, args=[work], name="notify", daemon=True).start()
+    done, _ = wait([sent], PATIENCE)
+    return bool(done) and sent.result() is not False
 
 
 def details(settings: Recipe) -> list[str]:

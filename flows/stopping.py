@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 import httpx
 from prefect import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -51,7 +52,7 @@ def watch() -> Callable[[], None]:
         try:
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
                 state = client.read_flow_run(flow_run.id).state
-        except httpx.HTTPError:
+        except (httpx.HTTPError, ValueError, ObjectNotFound):  # no answer, a proxy's page, a server that begins anew
             return
         finally:
             looked = time.monotonic()

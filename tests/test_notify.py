@@ -41,7 +41,7 @@ class Hooks(http.server.BaseHTTPRequestHandler):
         text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.heard.append((self.path, json.loads(text)))
         if self.path == "/dripping":
-            self.answer_for_ever()
+            return self.answer_for_ever()
         while self.server.victims:
             self.server.victims.pop().kill()
         self.send_response(200)
@@ -157,14 +157,14 @@ def test_a_decision_and_a_failure_are_told_and_nothing_else(
 
 @pytest.mark.slow
 def test_who_never_ends_to_answer_holds_nobody_up(trained: Project, team: Team) -> None:
-    trained.env["DRIPPING"] = f"json://127.0.0.1:{team.server_port}/dripping"
-    trained.env["CHAT"] = f"json://127.0.0.1:{team.server_port}/chat"
+    dripping, chat = (f"json://127.0.0.1:{team.server_port}/{place}" for place in ("dripping", "chat"))
+    trained.env |= {"DRIPPING": f"{dripping}, {chat}", "CHAT": chat}
     trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"notify": ["$DRIPPING", "$CHAT"]}))
     shutil.rmtree(trained.path / "pictures")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
     assert "$DRIPPING was not told: it could not be sent within" in done.stdout + done.stderr
-    assert [path for path, _ in team.heard] == ["/dripping", "/chat"]
+    assert [path for path, _ in team.heard] == ["/dripping", "/chat", "/chat"]
 
 
 def test_an_address_is_not_taken_and_not_repeated() -> None:

@@ -418,6 +418,6 @@ def test_the_grid_has_a_class_a_row_where_there_are_few_samples_of_it(modelled: 
 
 
 def test_pixels_that_are_no_numbers_are_not_saved(modelled: Project) -> None:
-    with pytest.raises(UserError, match=r"postprocess\.sampling: pixels drawn with this are no numbers; set values"):
+    with pytest.raises(UserError, match=r"^pixels that are no numbers were drawn; set the knobs of sampling"):
         processed(modelled, count=20, sampling={"truncation": 1e308})
     assert not layout.samples("digits-gan").exists()

@@ -144,9 +144,7 @@ def test_the_report_says_how_many_images_a_step_took(here: Project, tmp_path: Pa
     found |= {"precision": 1.0, "recall": 1.0, "memorised": 0.0}
     (tmp_path / "curves.csv").write_text("step,loss\n20,1.0\n40,0.5\n")
     report.write(tmp_path, recipe("digits-gan"), card, found, [{"step": 30, "fid": 1.0}], 0.5, [1.0])
-    page = (tmp_path / "report.html").read_text()
-    assert "60 steps of 500 images" in page
-    assert "which has more samples" not in page, "there may be fewer than the 250 of a look"
+    assert "60 steps of 500 images" in (tmp_path / "report.html").read_text()
 
 
 def test_samples_are_asked_for_in_the_proportions_of_the_data() -> None:

@@ -200,6 +200,10 @@ def test_the_champion_is_the_ledgers_whatever_became_of_the_alias(product: Produ
     product.client.delete_model_version("numbers", "2")
     assert registry.find("numbers")[1].version == 1
     assert [one.kind for one in product.ledger()] == ["promote", "promote"], "to look changes nothing"
+    product.client.delete_model_version("numbers", "1")
+    product.client.set_registered_model_alias("numbers", "champion", "4")  # which was never promoted
+    with pytest.raises(UserError, match="numbers has no version 'champion'; it has no alias yet, and 1 to 4"):
+        registry.find("numbers")
 
 
 def test_to_look_waits_for_nobody_and_to_change_waits_with_a_word(

@@ -75,7 +75,7 @@ def diagnosis(error: Exception) -> tuple[str, str, bool]:
         if kind in ("error_temp", "error_perm"):  # of FTP, which has numbers of its own
             said, is_passing = first_line(cause), kind == "error_temp"
             return said, NETWORK if is_passing else KEYS if said.startswith("530") else THERE, is_passing
-        if kind == "ParamValidationError":  # of S3's, whose own words fill lines
+        if kind == "ParamValidationError" and "bucket name" in str(cause):  # of S3's, whose own words fill lines
             return "no bucket has such a name", THERE, False
         if "Credentials" in kind:
             return "no credentials", KEYS, False

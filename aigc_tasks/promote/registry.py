@@ -250,7 +250,9 @@ class Product:
         from mlflow.exceptions import MlflowException
 
         try:
-            if which in ALIASES and (number := getattr(self.live(), which)) is not None:
+            if which in ALIASES and self.ledger():
+                if (number := getattr(self.live(), which)) is None:
+                    raise self.lacking(which)
                 which = str(number)
             if which.isdecimal():
                 return self.client.get_model_version(self.name, which)
@@ -258,17 +260,25 @@ class Product:
         except MlflowException as error:
             if error.error_code not in (MISSING, "INVALID_PARAMETER_VALUE"):
                 raise
-            model = self.model()
-            number = next((int(one.version) for one in self.newest()), 0)
-            if not number:
-                raise UserError(f"{self.name} has no version yet; first: aigc promote RECIPE") from None
-            aliases = ", ".join(sorted(model.aliases)) or "no alias yet"
-            raise UserError(f"{self.name} has no version {which!r}; it has {aliases}, and 1 to {number}") from None
+            raise self.lacking(which) from None
+
+    def lacking(self, which: str) -> UserError:
+        """That there is no such version, and which there are; raises ``UserError`` if there is no such product."""
+        standing = self.live()
+        number = next((int(one.version) for one in self.newest()), 0)
+        if not number:
+            return UserError(f"{self.name} has no version yet; first: aigc promote RECIPE")
+        aliases = ", ".join(sorted(alias for alias in ALIASES if getattr(standing, alias) is not None))
+        return UserError(f"{self.name} has no version {which!r}; it has {aliases or 'no alias yet'}, and 1 to {number}")
 
     def has(self, number: int) -> bool:
+        from mlflow.exceptions import MlflowException
+
         try:
-            self.version(str(number))
-        except UserError:
+            self.client.get_model_version(self.name, str(number))
+        except MlflowException as error:
+            if error.error_code != MISSING:
+                raise
             return False
         return True
 

@@ -68,8 +68,8 @@ def folder(version: ModelVersion) -> Path:
     place = root(version) / "artifacts" / PRODUCT
     if gone := missing(place):
         raise UserError(
-            f"{version.name} version {version.version}: {', '.join(gone)} missing in {place}; put back what was "
-            "deleted there, or delete the version and its model in MLflow: the product goes on without it"
+            f"{version.name} version {version.version}: {', '.join(gone)} missing in {location(logged(version))}; put "
+            "back what was deleted there, or delete the version and its model in MLflow: the product goes on without it"
         )
     return place
 
@@ -86,7 +86,7 @@ def root(version: ModelVersion) -> Path:
     if place.is_dir():
         return place
     kept = layout.LOCAL / "products" / model
-    if not kept.is_dir():
+    if missing(kept / "artifacts" / PRODUCT):  # or it was fetched from a store that had not all of it
         with layout.written_whole(kept) as target:
             fetch(model, target)
     return kept

@@ -16,6 +16,7 @@ from torch import nn
 from aigc_tasks import compute, edits, graph, layout, model, tracking
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
+from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress, say
 from aigc_tasks.recipe import Recipe, as_dict, recipe
@@ -43,7 +44,10 @@ class Looker:
 
     def picture(self, step: int, network: nn.Module) -> None:
         given = (self.settings.family, network, self.card.shape, self.labels)
-        samples = model.sample(*given, seed=0, levels=self.card.levels)
+        try:
+            samples = model.sample(*given, seed=0, levels=self.card.levels)
+        except UserError as error:
+            raise UserError(f"step {step}: {error}") from None
         self.curves.picture(step, image.grid(samples[self.shown], GRID))
         content = io.BytesIO()
         np.save(content, samples[:LOOKED_AT])

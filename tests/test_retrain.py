@@ -173,6 +173,7 @@ def test_from_nothing_it_gives_the_bytes_of_dvc_repro_and_is_merged(
 
 def draw_with_seed(project: Project, seed: int) -> None:
     project.edit(lambda params: params["recipes"]["digits-gan"]["postprocess"].update(seed=seed))
+    project.env |= USER
     project.check("git", "commit", "--quiet", "--all", "--message", f"Draw with seed {seed}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,6 @@ MENDS = {
     unreachable.KEYS: "set credentials in the environment",
     unreachable.NETWORK: "check the network, and its address: dvc remote list",
 }
-
-
-OURS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Cause(logging.Filter):
@@ -63,7 +59,7 @@ def shared() -> Iterator[Repo]:
         raise  # a matter of this project, or a fault of ours
     except Exception as error:  # every protocol's package has its own
         found = cause.error or error
-        if isinstance(found, OSError) and (found.errno in OURS or found.filename is not None):
+        if isinstance(found, OSError) and (found.errno in unreachable.DISK or found.filename is not None):
             raise found from None  # of this machine's disk
         name = repo.config["core"]["remote"]
         url = repo.config["remote"].get(name, {}).get("url", "no address")

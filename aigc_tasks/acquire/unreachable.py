@@ -16,6 +16,7 @@ PAUSES = (1.0, 2.0, 4.0)  # seconds between two tries
 SILENCE = 30  # seconds without a byte, after which a connection counts as broken
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP's ways to say "later"
 DOWN = ("connection refused", "unknown host")  # what is the matter with a host, not with one file
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what is the matter with this machine
 PATIENT = ("gs", "gcs")  # whose package tries six times before it gives up, for half a minute
 
 THERE = "correct `source` in params.yaml"
@@ -48,7 +49,7 @@ def retried(action: Callable[[], T], url: str) -> T:
         except UserError:
             raise
         except Exception as error:  # every protocol's package has its own
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            if isinstance(error, OSError) and error.errno in DISK:
                 raise
             why, mend, is_passing = diagnosis(error)
             if pause is None or not is_passing:

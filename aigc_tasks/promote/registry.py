@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import AcquireReturnProxy, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from aigc_tasks import tracking
 from aigc_tasks.errors import UserError
@@ -153,16 +153,19 @@ class Product:
 
     def turn(self) -> AcquireReturnProxy[Any]:
         """The lock of whoever changes this product, had at once or waited for with a word."""
-        lock = tracking.lock(f"product-{self.name}")
+        lock = self.lock()
         try:
             return lock.acquire(timeout=0)
         except Timeout:
             print(f"waiting for the command that is changing {self.name}", flush=True)
             return lock.acquire()
 
+    def lock(self) -> FileLock:
+        return tracking.lock(f"product-{self.name}")
+
     def mend(self) -> None:
         """Set right what a killed command left, unless one is at work, which has done so."""
-        with suppress(Timeout), tracking.lock(f"product-{self.name}").acquire(timeout=0):
+        with suppress(Timeout), self.lock().acquire(timeout=0):
             self.settle()
 
     def ledger(self) -> list[Event]:

@@ -6,7 +6,7 @@ to an image at 0 with Heun's method; it can be made stochastic by adding fresh n
 et al. 2022, arXiv:2206.00364, algorithm 2). Where there are labels, some are hidden from the network, so that it can be
 guided away from what it would draw without them (Ho & Salimans 2022, arXiv:2207.12598).
 
-EDM's preconditioning (Karras et al. 2022) was measured beside this at equal cost: see docs/families.md.
+EDM's preconditioning (Karras et al. 2022) was measured beside this at equal cost: see docs/measured.md.
 """
 
 from __future__ import annotations

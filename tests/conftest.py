@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
 import aigc_tasks  # noqa: F401 (before numpy: one thread each)
+
+if TYPE_CHECKING:
+    from web_server import Web
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; threads of two processes of tests wait for each other
 
@@ -269,6 +272,21 @@ def untrained(prepared: Project, tmp_path: Path) -> Project:
 def done(finished: Project, tmp_path: Path) -> Project:
     """A copy of the finished project, free to change."""
     return finished.copied(tmp_path / "project")
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    """A web server that has no files yet."""
+    from web_server import started
+
+    with started() as web:
+        yield web
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who does not answer is asked again at once."""
+    monkeypatch.setattr("aigc_tasks.acquire.unreachable.PAUSES", (0.01, 0.02, 0.04))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Real servers on 127.0.0.1: PostgreSQL, an S3-compatible store, and MLflow and Prefect on them."""
+"""Real servers on 127.0.0.1: PostgreSQL, an S3-compatible store, MLflow and Prefect on them, and any other program."""
 
 from __future__ import annotations
 
@@ -67,6 +67,26 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[str], log: Path) 
         time.sleep(0.1)
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def listening(log: Path, program: str, *options: str, **env: str) -> Iterator[str]:
+    """A server from this environment on a free port, from when it answers; ``options`` end with that for the host."""
+    port = servers.free_port(0)
+    command = [str(Path(sys.executable).with_name(program)), *options, "127.0.0.1", "--port", str(port)]
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, text=True, env={**os.environ, **env})
+    try:
+        until(lambda: answers(port), process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @contextmanager
 def postgres(*databases: str) -> Iterator[str]:
     """A PostgreSQL server with these databases; its address without one."""
@@ -110,12 +130,8 @@ def s3(buckets: Path) -> Iterator[str]:
         own = {**os.environ, "RCLONE_CONFIG": str(buckets.with_suffix(".conf"))}
         process = subprocess.Popen(command, stdout=output, stderr=output, text=True, env=own)
 
-    def answers() -> bool:
-        with socket.socket() as attempt:
-            return attempt.connect_ex(("127.0.0.1", port)) == 0
-
     try:
-        until(answers, process, log)
+        until(lambda: answers(port), process, log)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -15,10 +15,10 @@ import pytest
 from conftest import Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import encoded, noise
 from PIL import Image
 from pydantic import Field
 from test_data_report import Seen
-from test_decoding import encoded, noise
 
 from aigc_tasks import acquire, drift, layout
 from aigc_tasks.acquire import intake, raw

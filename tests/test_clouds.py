@@ -20,7 +20,9 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
-from test_remote import listening, png, zipped
+from archives import zipped
+from pictures import png
+from real_servers import listening
 
 from aigc_tasks.acquire import intake, raw, remote, store
 from aigc_tasks.errors import UserError

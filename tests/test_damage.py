@@ -26,9 +26,10 @@ import pandas as pd
 import psutil
 import pytest
 from conftest import TIMEOUT, Project
+from pictures import encoded, noise
 from PIL import Image, ImageCms
 from test_cleaning import photograph
-from test_decoding import bomb, chunked, encoded, noise
+from test_decoding import bomb, chunked
 
 from aigc_tasks.acquire import raw
 from aigc_tasks.clean import looking

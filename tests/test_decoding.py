@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from typing import Any
@@ -11,30 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import SIZE, encoded, noise
 from PIL import Image, ImageCms
 
 from aigc_tasks.clean import Checks, Knobs
 from aigc_tasks.clean.decoding import Flaw, Picture, decoded
 from aigc_tasks.clean.fitting import busiest, fitted
 
-SIZE = (12, 10)  # width and height: not a square, so that a confusion of the two is seen
-
-
-def noise(seed: int, mode: str = "RGB", size: tuple[int, int] = SIZE) -> Image.Image:
-    """A picture that no other seed gives."""
-    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
-
 
 def smooth(mode: str = "RGB") -> Image.Image:
     """A picture that survives JPEG."""
     return Image.radial_gradient("L").resize(SIZE).convert(mode)
-
-
-def encoded(picture: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, form, **options)
-    return file.getvalue()
 
 
 def read(content: bytes, name: str = "a.png", **knobs: Any) -> Picture:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from pictures import encoded, noise
 from PIL import Image, ImageCms
 from test_cleaning import photograph
-from test_decoding import chunked, encoded, noise
+from test_decoding import chunked
 
 from aigc_tasks.clean import Checks, Knobs
 from aigc_tasks.clean.decoding import Flaw, decoded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from pathlib import Path
 from typing import Any
 
 
@@ -25,3 +26,15 @@ def tarred(content: dict[str, bytes], packing: Any = "w:gz") -> bytes:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     return file.getvalue()
+
+
+def packing(name: str) -> Any:
+    """The mode in which tarfile writes it."""
+    return {".tar": "w", ".bz2": "w:bz2"}.get(Path(name).suffix, "w:gz")
+
+
+def packed(path: Path, content: dict[str, bytes]) -> Path:
+    """An archive of these files, of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(zipped(content) if path.suffix == ".zip" else tarred(content, packing(path.name)))
+    return path

@@ -289,12 +289,16 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigc_tasks.acquire.unreachable.PAUSES", (0.01, 0.02, 0.04))
 
 
+def real_data(path: str) -> Path:
+    """Where a real data set lies; the test is skipped where it does not."""
+    if not (SHARED / path).exists():
+        pytest.skip(f"{SHARED / path} is missing: real data is needed")
+    return SHARED / path
+
+
 @pytest.fixture(scope="session")
 def mnist_files() -> Path:
-    folder = SHARED / "mnist"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is missing: the real MNIST files are needed")
-    return folder
+    return real_data("mnist")
 
 
 @pytest.fixture(scope="session")

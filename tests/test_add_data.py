@@ -8,7 +8,6 @@ import io
 import os
 import re
 import shutil
-import tarfile
 import zipfile
 from difflib import ndiff
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SHARED, Project
+from archives import packed
+from conftest import Project, real_data
 from PIL import Image
 from ruamel.yaml import YAML
 
@@ -39,29 +39,6 @@ def files(place: Path, content: dict[str, bytes]) -> Path:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(data)
     return place
-
-
-def tarred(path: Path, content: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in content.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
-def zipped(path: Path, content: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(name, data)
-    return path
-
-
-def shared(path: str) -> str:
-    if not (SHARED / path).exists():
-        pytest.skip(f"{SHARED / path} is missing: real data is needed")
-    return str(SHARED / path)
 
 
 def entry(project: Project, name: str) -> Any:
@@ -127,7 +104,7 @@ def test_the_commands_it_ends_with_work(project: Project) -> None:
     ],
 )
 def test_real_archives(project: Project, path: str, told: list[str], clean: dict[str, Any]) -> None:
-    said = project.check("aigc", "add-data", "real", shared(path))
+    said = project.check("aigc", "add-data", "real", str(real_data(path)))
     for words in told:
         assert words in said
     assert entry(project, "real")["clean"] == clean
@@ -136,7 +113,7 @@ def test_real_archives(project: Project, path: str, told: list[str], clean: dict
 @pytest.mark.slow
 def test_published_files_are_told_by_their_checksums(project: Project) -> None:
     for name, path in (("FashionMNIST", "fashion-mnist"), ("MNIST", "mnist")):
-        place = shared(path)
+        place = str(real_data(path))
         said = project.check("aigc", "add-data", path, place)
         assert entry(project, path)["acquire"] == {"kind": "torchvision", "name": name, "mirror": place}
         assert "70,000; all of 200" in said
@@ -162,9 +139,9 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
     place = project.path / "in"
     jpg = [picture(seed, form="JPEG") for seed in range(12)]
     pairs = {f"{n:03d}.{end}": data for n, jpeg in enumerate(jpg) for end, data in (("jpg", jpeg), ("cls", b"1"))}
-    tarred(place / "shards/train-000.tar", pairs)
-    tarred(place / "shards/train-001.tar", {f"more-{name}": data for name, data in pairs.items()})
-    tarred(place / "plain.tar", CLASSES)
+    packed(place / "shards/train-000.tar", pairs)
+    packed(place / "shards/train-001.tar", {f"more-{name}": data for name, data in pairs.items()})
+    packed(place / "plain.tar", CLASSES)
     files(place / "tree", CLASSES)
     files(place / "tree", {"about.parquet": b"PAR1"})
     (place / "rows/data").mkdir(parents=True)
@@ -196,9 +173,9 @@ def test_shards_are_told_as_they_are_read(project: Project) -> None:
     """Packed, with keys that have more than one ending, and with labels that the first shard lacks."""
     sides = [{f"{n}.left.png": picture(n), f"{n}.right.png": picture(n + 50), f"{n}.cls": b"cat"} for n in range(8)]
     bare = {f"{n}.png": picture(n + 100) for n in range(8)}
-    tarred(project.path / "packed/0.tar", {name: data for pair in sides for name, data in pair.items()})
-    tarred(project.path / "later/0.tar", bare)
-    tarred(project.path / "later/in/1.tar", {name: data for pair in sides for name, data in pair.items()})
+    packed(project.path / "packed/0.tar", {name: data for pair in sides for name, data in pair.items()})
+    packed(project.path / "later/0.tar", bare)
+    packed(project.path / "later/in/1.tar", {name: data for pair in sides for name, data in pair.items()})
     tar = project.path / "packed/0.tar"
     tar.with_name("0.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
     tar.unlink()
@@ -259,7 +236,7 @@ def test_what_clean_drops_or_flags_by_its_pixels_is_said_before(project: Project
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_an_archives_double_members_count_as_acquire_takes_them(project: Project) -> None:
-    with zipfile.ZipFile(zipped(project.path / "pics.zip", CLASSES), "a") as archive:
+    with zipfile.ZipFile(packed(project.path / "pics.zip", CLASSES), "a") as archive:
         for name in [*CLASSES, "cat/0.png (2)"]:
             archive.writestr(name, picture(0))
     said = project.check("aigc", "add-data", "pets", "pics.zip")
@@ -281,7 +258,7 @@ def test_folders_in_a_flat_set_are_no_classes_now_or_later(project: Project) -> 
 def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -> None:
     """The second half is of another size than the first; each is half of the sample, of 200 at most."""
     content = {f"{n:05d}.png": picture(n, 16 if n < 1500 else 48, 16) for n in range(3000)}
-    zipped(project.path / "many.zip", content)
+    packed(project.path / "many.zip", content)
     said = project.check("aigc", "add-data", "many", "many.zip", "--size", "8")
     assert "3,000; all of 200 looked at" in said
     assert "smallest 16×16, median 48×16, largest 48×16" in said
@@ -326,7 +303,7 @@ def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments
 
 def test_a_hostile_name_does_not_reach_the_terminal(project: Project) -> None:
     content = {f"\x1b[2J{name}": data for name, data in CLASSES.items()}
-    zipped(project.path / "pics.zip", content)
+    packed(project.path / "pics.zip", content)
     said = project.check("aigc", "add-data", "mean", "pics.zip")
     assert "\x1b" not in said
     assert r"\x1b[2Jcat 12" in said

@@ -1,15 +1,18 @@
-"""The data sets of the recipes from their sources to arrays."""
+"""Data sets from their sources to arrays, through the command line."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Project
+from archives import packed
+from conftest import Project, real_data
+from shards import hugging_face, sample
 
 from aigc_tasks.clean import arrays
 
@@ -38,6 +41,27 @@ def test_digits_come_out_as_arrays_and_an_account_of_every_sample(project: Proje
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
     project.check("python", "-m", "aigc_tasks.clean", "digits")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "torchvision"])
+def test_the_stage_brings_it(project: Project, kind: str) -> None:
+    """Through the command line: twice, and the second time nothing is read."""
+    folder = project.path / "files"
+    folder.mkdir()
+    section: dict[str, Any] = {"kind": kind, "source": "files"}
+    if kind == "parquet":
+        hugging_face(folder / "train.parquet", 40)
+    elif kind == "webdataset":
+        packed(folder / "train.tar", {k: v for number in range(40) for k, v in sample(number, number % 2).items()})
+    else:
+        section = {"kind": kind, "name": "FashionMNIST", "mirror": str(real_data("fashion-mnist"))}
+    project.edit(lambda p: p["datasets"]["digits"].update(acquire=section))
+    first = project.check("python", "-m", "aigc_tasks.acquire", "digits")
+    count = "70,000" if kind == "torchvision" else "40"
+    assert f"{count} added" in first
+    again = project.check("python", "-m", "aigc_tasks.acquire", "digits")
+    assert "0 added, 0 changed, 0 removed; 0 read" in again
 
 
 def use_mnist(project: Project, source: str) -> None:

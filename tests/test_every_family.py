@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FAMILIES, ROOT, SHARED, Project, checkout, wait_for, with_every_family
+from conftest import FAMILIES, ROOT, Project, checkout, real_data, wait_for, with_every_family
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -135,10 +135,8 @@ def test_a_family_from_outside_needs_one_file_and_one_line(untrained: Project) -
 
 
 def test_a_folder_of_unlabelled_colour_pictures_trains_with_every_family(project: Project) -> None:
-    if not (SHARED / "celeba-10k").is_dir():
-        pytest.skip(f"{SHARED / 'celeba-10k'} is missing: real photographs are needed")
     names = [f"faces32-{family}" for family in FAMILIES]
-    with tarfile.open(next((SHARED / "celeba-10k").glob("*.tar"))) as archive:
+    with tarfile.open(next(real_data("celeba-10k").glob("*.tar"))) as archive:
         pictures = [member for member in archive.getmembers() if member.name.endswith(".jpg")][:300]
         archive.extractall(project.path / "photographs", pictures, filter="data")
     for name in names:

@@ -1,4 +1,4 @@
-"""Archives to take in."""
+"""Folders and archives to take in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
+
+
+def fill(place: Path, content: dict[str, bytes]) -> Path:
+    """A folder with these files in it."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name, data in content.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(data)
+    return place
 
 
 def zipped(content: dict[str, bytes]) -> bytes:

@@ -289,6 +289,16 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aigc_tasks.acquire.unreachable.PAUSES", (0.01, 0.02, 0.04))
 
 
+@pytest.fixture
+def cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Runs the two stages on a folder, in a project that holds nothing else."""
+    from folders import through
+
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return through
+
+
 def real_data(path: str) -> Path:
     """Where a real data set lies; the test is skipped where it does not."""
     if not (SHARED / path).exists():

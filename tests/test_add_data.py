@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from archives import packed
+from archives import fill, packed
 from conftest import Project, real_data
 from PIL import Image
 from ruamel.yaml import YAML
@@ -32,13 +32,6 @@ def picture(seed: int, width: int = 32, height: int = 32, mode: str = "RGB", for
     file = io.BytesIO()
     Image.fromarray(noise).resize((width, height)).convert(mode).save(file, form)
     return file.getvalue()
-
-
-def files(place: Path, content: dict[str, bytes]) -> Path:
-    for name, data in content.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-    return place
 
 
 def entry(project: Project, name: str) -> Any:
@@ -60,7 +53,7 @@ def test_the_commands_it_ends_with_work(project: Project) -> None:
     """Mixed sizes and modes, a note and a damaged file among them."""
     content = {f"cat/{seed}.jpg": picture(seed, 30 + seed, 40, form="JPEG") for seed in range(20)}
     content |= {f"dog/{seed}.png": picture(seed + 50, 50, 20 + seed, "L") for seed in range(20)}
-    files(project.path / "pics", content | {"cat/about.txt": b"cats", "dog/broken.png": b"no picture"})
+    fill(project.path / "pics", content | {"cat/about.txt": b"cats", "dog/broken.png": b"no picture"})
     before = (project.path / "params.yaml").read_text()
     said = project.check("aigc", "add-data", "pets", "pics")
     assert "42; 40 of 42 looked at are pictures" in said
@@ -128,8 +121,8 @@ def test_of_sets_whose_files_have_the_same_names_the_nearest_is_named(
     sets = {"KMNIST": dict.fromkeys(theirs, 32 * "0"), "MNIST": theirs}
     known = {name: torchvision.Set(md5s, (), lambda _: iter(())) for name, md5s in sets.items()}
     monkeypatch.setattr(torchvision, "SETS", known)
-    assert kinds.mirror_of(files(tmp_path, content)) == "MNIST"
-    files(tmp_path, {"labels.gz": b"lab"})
+    assert kinds.mirror_of(fill(tmp_path, content)) == "MNIST"
+    fill(tmp_path, {"labels.gz": b"lab"})
     with pytest.raises(UserError, match=r"labels.gz: its md5 is .*, not .*, as that of MNIST is"):
         kinds.mirror_of(tmp_path)
 
@@ -142,12 +135,12 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
     packed(place / "shards/train-000.tar", pairs)
     packed(place / "shards/train-001.tar", {f"more-{name}": data for name, data in pairs.items()})
     packed(place / "plain.tar", CLASSES)
-    files(place / "tree", CLASSES)
-    files(place / "tree", {"about.parquet": b"PAR1"})
+    fill(place / "tree", CLASSES)
+    fill(place / "tree", {"about.parquet": b"PAR1"})
     (place / "rows/data").mkdir(parents=True)
     table = pd.DataFrame({"image": [{"bytes": jpeg, "path": None} for jpeg in jpg], "label": 6 * ["a", "b"]})
     table.to_parquet(place / "rows/data/train.parquet")
-    addresses = [files(place / "loose", {f"{n}.jpg": jpeg}).joinpath(f"{n}.jpg").as_uri() for n, jpeg in enumerate(jpg)]
+    addresses = [fill(place / "loose", {f"{n}.jpg": jpeg}).joinpath(f"{n}.jpg").as_uri() for n, jpeg in enumerate(jpg)]
     (place / "list.txt").write_text("\n".join(addresses))
     kinds = {
         "in/tree": "folder",
@@ -185,13 +178,13 @@ def test_shards_are_told_as_they_are_read(project: Project) -> None:
     assert "classes   1: cat 16\n" in said
     assert "cannot be used, of all 24: no label beside it 8\n" in said
     assert entry(project, "later")["acquire"] == {"kind": "webdataset", "source": "later", "labels": True}
-    files(project.path / "later", CLASSES)
+    fill(project.path / "later", CLASSES)
     project.check("aigc", "add-data", "pictures", "later")
     assert entry(project, "pictures")["acquire"]["kind"] == "folder"
 
 
 def test_a_relative_path_is_meant_from_where_the_user_stands(project: Project) -> None:
-    files(project.path / "docs/mine/pics", {name.replace("/", "-"): data for name, data in CLASSES.items()})
+    fill(project.path / "docs/mine/pics", {name.replace("/", "-"): data for name, data in CLASSES.items()})
     labels = "".join(f"{name.replace('/', '-')},{name.split('/')[0]}\n" for name in CLASSES)
     (project.path / "docs/mine/labels.csv").write_text("file,label\n" + labels)
     below = Project(project.path / "docs/mine", project.env)
@@ -206,11 +199,11 @@ def test_a_relative_path_is_meant_from_where_the_user_stands(project: Project) -
 
 def test_what_clean_would_refuse_is_said_before(project: Project) -> None:
     notes = {f"cat/{seed}.txt": b"a note" for seed in range(40)}
-    files(project.path / "pics", CLASSES | notes)
+    fill(project.path / "pics", CLASSES | notes)
     said = project.check("aigc", "add-data", "noted", "pics")
     assert "only 38% can be used; `clean.survive` is lowered" in said
     assert entry(project, "noted")["clean"] == {"survive": 0.19}
-    files(project.path / "few", {f"{seed}.png": picture(seed) for seed in range(4)})
+    fill(project.path / "few", {f"{seed}.png": picture(seed) for seed in range(4)})
     assert "fewer than 6 pictures" in project.check("aigc", "add-data", "few", "few")
 
 
@@ -219,10 +212,10 @@ def test_what_clean_drops_or_flags_by_its_pixels_is_said_before(project: Project
     blank.mkdir()
     for number in range(9):
         Image.new("RGB", (32, 32), (20 * number, 0, 0)).save(blank / f"{number}.png")
-    files(small, {f"{number}.png": picture(number, 5, 5) for number in range(9)})
-    files(mixed, {f"a/{number}.png": picture(number) for number in range(9)})
-    files(mixed, {f"b/{number}.png": picture(number + 20, 90, 9) for number in range(9)})
-    files(mixed, {f"c/{number}.jpg": picture(number + 40, mode="RGBA") for number in range(2)})
+    fill(small, {f"{number}.png": picture(number, 5, 5) for number in range(9)})
+    fill(mixed, {f"a/{number}.png": picture(number) for number in range(9)})
+    fill(mixed, {f"b/{number}.png": picture(number + 20, 90, 9) for number in range(9)})
+    fill(mixed, {f"c/{number}.jpg": picture(number + 40, mode="RGBA") for number in range(2)})
     for place, reason in (("blank", "blank 9"), ("small", "too small 9")):
         done = project.run("aigc", "add-data", place, place)
         assert f"none of 9 entries looked at is a picture to learn from ({reason})" in done.stderr
@@ -246,12 +239,12 @@ def test_an_archives_double_members_count_as_acquire_takes_them(project: Project
 
 @pytest.mark.slow
 def test_folders_in_a_flat_set_are_no_classes_now_or_later(project: Project) -> None:
-    place = files(project.path / "flat", {f"{seed}.png": picture(seed) for seed in range(30)})
-    files(place, {"one/a.png": picture(40), "two/b.png": picture(41)})
+    place = fill(project.path / "flat", {f"{seed}.png": picture(seed) for seed in range(30)})
+    fill(place, {"one/a.png": picture(40), "two/b.png": picture(41)})
     assert "classes   none" in project.check("aigc", "add-data", "flat", "flat")
     assert entry(project, "flat")["acquire"]["labels"] is False
     project.check("dvc", "repro", "clean@flat")
-    files(place, {f"{name}/{seed}.png": picture(seed) for name in ("one", "two") for seed in range(50, 55)})
+    fill(place, {f"{name}/{seed}.png": picture(seed) for name in ("one", "two") for seed in range(50, 55)})
     assert "10 added, 0 changed, 0 removed; 10 read" in project.check("aigc", "data", "update", "flat")
 
 
@@ -289,10 +282,10 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
     ],
 )
 def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments: list[str], error: str) -> None:
-    files(project.path / "pics", CLASSES)
-    files(project.path / "words", {f"{n}.doc": b"words" for n in range(3)})
-    files(project.path / "set", {"cifar-10-binary.tar.gz": b"half of it"})
-    files(project.path, {"broken.zip": b"PK\x03\x04 and no more", "pics.tar.zst": b"(\xb5/\xfd"})
+    fill(project.path / "pics", CLASSES)
+    fill(project.path / "words", {f"{n}.doc": b"words" for n in range(3)})
+    fill(project.path / "set", {"cifar-10-binary.tar.gz": b"half of it"})
+    fill(project.path, {"broken.zip": b"PK\x03\x04 and no more", "pics.tar.zst": b"(\xb5/\xfd"})
     (project.path / "empty").mkdir()
     before = (project.path / "params.yaml").read_bytes()
     done = project.run("aigc", "add-data", *arguments)
@@ -312,7 +305,7 @@ def test_a_hostile_name_does_not_reach_the_terminal(project: Project) -> None:
 @pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="as root this needs setpriv (util-linux)")
 def test_a_folder_that_may_not_be_read_is_one_line(project: Project) -> None:
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
-    place = files(project.path / "pics", CLASSES)
+    place = fill(project.path / "pics", CLASSES)
     place.chmod(0)
     done = project.run(*(drop if os.getuid() == 0 else []), "aigc", "add-data", "pets", "pics")
     place.chmod(0o755)

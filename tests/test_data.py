@@ -1,4 +1,4 @@
-"""Data sets from their sources to arrays, through the command line."""
+"""Data sets from their sources to arrays: the digits, one of every kind of source, and real ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from archives import packed
 from conftest import Project, real_data
 from shards import hugging_face, sample
 
+from aigc_tasks.acquire import folder, raw
+from aigc_tasks.acquire.intake import take_in
 from aigc_tasks.clean import arrays
 
 
@@ -77,3 +79,28 @@ def test_real_mnist_from_a_folder(project: Project, mnist_files: Path) -> None:
     assert report["samples"] == 70_000
     assert report["splits"]["test"] == 10_000
     assert report["splits"]["val"] == pytest.approx(6_000, abs=300)
+
+
+def test_real_faces_of_forty_people(cleaned: Any) -> None:
+    data, manifest = cleaned(real_data("orl-faces"), size=32, colour="grey")
+    assert data.shape == (1, 32, 32)
+    assert len(data.classes) == 40
+    reasons = manifest["reason"].dropna().str.replace(r" of .*", "", regex=True).value_counts()
+    print(reasons)
+    assert reasons["not a picture"] == 2
+    assert len(manifest) == 402
+    assert manifest.loc["orl-faces/orl-faces/s7/3.pgm", "label"] == "s7"
+
+
+@pytest.mark.slow
+def test_real_cifar_in_two_archives(tmp_path: Path) -> None:
+    source = folder.Source(kind="folder", source=str(real_data("cifar10-jpg")))
+    assert take_in(source, tmp_path / "raw/cifar", tmp_path / "work").startswith("60,000 entries: 60,000 added")
+    table = raw.index(tmp_path / "raw/cifar")
+    assert set(map(tuple, table[["source", "split"]].drop_duplicates().to_numpy())) == {
+        ("test.zip", "test"),
+        ("train.zip", "train"),
+    }
+    assert table["label"].value_counts().to_dict() == dict.fromkeys(table["label"].unique(), 6000)
+    assert table["flaw"].isna().all()
+    assert table.loc[0, "id"] == "test/test/airplane/0000.jpg"

@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from aigc_tasks.clean import Checks, Knobs
 from aigc_tasks.clean.decoding import Flaw, Picture, decoded
-from aigc_tasks.clean.fitting import busiest, fitted
+from aigc_tasks.clean.fitting import fitted
 
 
 def smooth(mode: str = "RGB") -> Image.Image:
@@ -209,31 +209,3 @@ def test_no_damage_does_more_than_give_a_reason(whole: bytes, data: st.DataObjec
     else:
         assert found.pixels.mode in ("L", "RGB")
         assert found.pixels.width * found.pixels.height <= 1_000_000
-
-
-def test_a_fitted_picture_is_the_smoothed_middle_of_it() -> None:
-    squares = Image.fromarray(np.where(np.indices((64, 64)).sum(0) % 2, 255, 0).astype(np.uint8))
-    for resample in ("lanczos", "area"):
-        small = np.asarray(fitted(squares, Knobs(size=16, resample=resample)), int)
-        assert np.abs(small[2:-2, 2:-2] - 127).max() <= 2  # no moiré
-    wide = noise(1, size=(60, 20))
-    middle = np.asarray(wide.crop((20, 0, 40, 20)).resize((10, 10), Image.Resampling.LANCZOS), int)
-    assert np.abs(np.asarray(fitted(wide, Knobs(size=10)), int) - middle)[:, 2:-2].max() <= 2
-    assert fitted(noise(1, size=(1, 1)), Knobs(size=32)).size == (32, 32)
-    assert fitted(wide, Knobs()) is wide
-
-
-@pytest.mark.parametrize("crop", ["centre", "smart", "pad", "stretch"])
-def test_every_crop_gives_a_square(crop: str) -> None:
-    for size in ((60, 20), (20, 60), (7, 7)):
-        assert fitted(noise(1, size=size), Knobs(size=16, crop=crop)).size == (16, 16)
-
-
-def test_padding_keeps_all_and_a_smart_crop_what_has_edges() -> None:
-    picture = Image.new("RGB", (90, 30))
-    picture.paste(noise(1, size=(30, 30)), (60, 0))
-    assert np.asarray(fitted(picture, Knobs(size=30, crop="pad")))[:9].max() == 0
-    assert np.asarray(fitted(picture, Knobs(size=30, crop="centre"))).max() == 0
-    assert np.asarray(fitted(picture, Knobs(size=30, crop="smart"))).std() > 60
-    assert busiest(picture)[0] > 0.9
-    assert busiest(picture.rotate(90, expand=True))[1] < 0.1

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pytest
+from archives import fill
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
@@ -56,14 +57,6 @@ def taken(place: Path, data: Path, **knobs: Any) -> tuple[str, list[str]]:
 
 def written(data: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted((data / "raw/pics").iterdir())}
-
-
-def fill(place: Path, content: dict[str, bytes]) -> Path:
-    place.mkdir(parents=True, exist_ok=True)
-    for name, data in content.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_bytes(data)
-    return place
 
 
 def numbered(count: int, start: int = 0) -> dict[str, bytes]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
-from archives import packed
+from archives import fill, packed
+from folders import fetched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from listing import contents, listed
@@ -139,3 +141,45 @@ def test_a_csv_labels_a_source_and_says_what_it_misses(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,class\nx/y.png,cat\n")
     with pytest.raises(UserError, match=r"names none of the source's files, such as train.tar/0000.png"):
         listed(tmp_path, "webdataset", source=str(file), labels=str(tmp_path / "labels.csv"))
+
+
+def test_a_csv_of_labels_is_none_of_the_pictures(tmp_path: Path) -> None:
+    table = "file,label,split\na.png,cat,test\nb/c.png,horse,\n"
+    place = fill(tmp_path / "pics", {"a.png": b"1", "b/c.png": b"2", "d.png": b"3", "labels.csv": table.encode()})
+    rows = fetched(place, tmp_path / "data", labels=str(place / "labels.csv"))
+    assert [(row.id, row.label, row.split, row.flaw) for row in rows] == [
+        ("a.png", "cat", "test", None),
+        ("b/c.png", "horse", None, None),
+        ("d.png", None, None, "no label in labels.csv"),
+    ]
+
+
+def test_a_csv_labels_what_it_names_and_nothing_of_the_same_name(tmp_path: Path) -> None:
+    lines = b"file,label\n0.png,cat\n1.png,horse\n"
+    names = ["0.png", "a/0.png", "a/1.png", "b/1.png"]
+    place = fill(tmp_path / "pics", {name: name.encode() for name in names} | {"labels.csv": lines})
+    rows = fetched(place, tmp_path / "data", labels=str(place / "labels.csv"))
+    several = "one line of labels.csv fits several pictures: write whole paths there"
+    assert [(row.id, row.label, row.flaw) for row in rows] == [
+        ("0.png", "cat", None),
+        ("a/0.png", None, "no label in labels.csv"),
+        ("a/1.png", None, several),
+        ("b/1.png", None, several),
+    ]
+
+
+def test_lines_that_agree_on_a_name_and_copies_in_an_archive_are_labelled(tmp_path: Path) -> None:
+    lines = b"file,label\n/home/u/train/cat/0.png,cat\n/home/u/val/cat/0.png,cat\n1.png,horse\n2.png,dog\n"
+    place = fill(
+        tmp_path / "pics", {"train/cat/0.png": b"a", "val/cat/0.png": b"b", "labels.csv": lines, "c/2.png": b"c"}
+    )
+    (place / "b").mkdir()
+    (place / "b/2.png").symlink_to("/etc/hostname")
+    with zipfile.ZipFile(place / "pics.zip", "w") as archive:
+        archive.writestr("1.png", b"d")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("1.png", b"e")
+    rows = fetched(place, tmp_path / "data", labels=str(place / "labels.csv"))
+    assert {row.id: row.label for row in rows if row.flaw is None} == {
+        "c/2.png": "dog", "pics/1.png": "horse", "train/cat/0.png": "cat", "val/cat/0.png": "cat",
+    }  # fmt: skip

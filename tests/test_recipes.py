@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from archives import fill
 from conftest import ROOT, Project
 from dvc_data.hashfile.meta import Meta
+from folders import TREE
 from ruamel.yaml import YAML
 
 from aigc_tasks import clean, families, knobs, layout, recipe
+from aigc_tasks.clean import arrays
 from aigc_tasks.errors import UserError
 
 GONE = object()
@@ -169,6 +172,61 @@ def test_a_recipe_of_a_dataset_that_is_in_use_keeps_the_users_dataset(here: Proj
     here.edit(lambda p: p.update(recipes={}))
     here.check("aigc", "add", "digits-gan")
     assert recipe.dataset("digits").features.steps == 60
+
+
+OFFER = {
+    "datasets": {"pics": {"acquire": {"kind": "folder"}, "clean": {"size": 16}, "features": {}}},
+    "recipes": {
+        "pics-gan": {"dataset": "pics", "family": "gan", "network": "resnet"}
+        | {section: {} for section in ("model", "train", "postprocess", "evaluate")}
+    },
+}
+
+
+def offered(project: Project) -> None:
+    """A ready-made recipe whose data only its user has, and a second one of the same data set."""
+    yaml = YAML()
+    yaml.dump(OFFER, project.path / "recipes/pics-gan.yaml")
+    second = {"datasets": OFFER["datasets"], "recipes": {"pics-other": OFFER["recipes"]["pics-gan"]}}
+    yaml.dump(second, project.path / "recipes/pics-other.yaml")
+
+
+def refused(project: Project, *command: str) -> str:
+    """The one line with which the command ends."""
+    before = (project.path / "params.yaml").read_bytes()
+    done = project.run("aigc", *command)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert (project.path / "params.yaml").read_bytes() == before
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_recipe_is_taken_with_the_place_of_its_data(here: Project, tmp_path: Path) -> None:
+    offered(here)
+    assert "say it: aigc add pics-gan --source PLACE" in refused(here, "add", "pics-gan")
+    here.check("aigc", "add", "mnist-mlpgan", "--source", "~/mnist")
+    assert recipe.dataset("mnist").acquire.model_dump()["source"] == "~/mnist"
+    fill(tmp_path / "place", TREE)
+    assert "datasets.pics" in here.check("aigc", "add", "pics-gan", "--source", "../place")
+    assert recipe.dataset("pics").acquire.model_dump()["source"] == "../place"
+    assert "in use already as ../place" in refused(here, "add", "pics-other", "--source", "elsewhere")
+    assert here.check("aigc", "add", "pics-other").startswith("params.yaml: added recipes.pics-other;")
+    here.check("dvc", "repro", "clean@pics")
+    assert arrays.load(layout.clean("pics")).shape == (3, 16, 16)
+
+
+def test_a_place_is_refused_where_the_data_set_has_none(here: Project) -> None:
+    here.edit(lambda params: params.update(recipes={}, datasets={}))
+    assert "is of kind digits, which has no source" in refused(here, "add", "digits-gan", "--source", "x")
+
+
+def test_a_broken_offer_is_named_with_its_file(here: Project) -> None:
+    offered(here)
+    path = here.path / "recipes/pics-gan.yaml"
+    path.write_text(path.read_text().replace("size: 16", "size: 1"))
+    message = refused(here, "add", "pics-gan", "--source", "x")
+    assert message.startswith("error: recipes/pics-gan.yaml: datasets.pics.clean.size: must be greater than or equal")
 
 
 def test_a_name_that_no_file_could_have_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from archives import fill
 from conftest import Project, checkout
-from test_add_data import files, picture
+from test_add_data import picture
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +39,11 @@ def three_versions(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]
     project = checkout(Project(tmp_path_factory.mktemp("versions") / "project", dict(env)))
     place = project.path.parent / "pics"
     names = ("cat", "horse")
-    files(place, {f"{name}/{seed}.png": picture(seed + 100 * len(name)) for name in names for seed in range(30)})
+    fill(place, {f"{name}/{seed}.png": picture(seed + 100 * len(name)) for name in names for seed in range(30)})
     project.check("aigc", "add-data", "pets", str(place))
     project.check("dvc", "repro", "clean@pets")
     commits = [commit(project, "first")]
-    files(place, {f"dog/{seed}.png": picture(seed + 900) for seed in range(25)} | {"cat/0.png": picture(5000)})
+    fill(place, {f"dog/{seed}.png": picture(seed + 900) for seed in range(25)} | {"cat/0.png": picture(5000)})
     (place / "horse/7.png").unlink()
     (place / "cat/3.png").rename(place / "horse/new.png")
     said = project.check("aigc", "data", "update", "pets")

@@ -18,10 +18,11 @@ def fill(place: Path, content: dict[str, bytes]) -> Path:
     return place
 
 
-def zipped(content: dict[str, bytes]) -> bytes:
+def zipped(content: dict[str, bytes] | list[tuple[str | zipfile.ZipInfo, bytes]]) -> bytes:
+    """A zip file; a list may have several members of one name."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in content.items():
+        for name, data in content.items() if isinstance(content, dict) else content:
             archive.writestr(name, data)
     return file.getvalue()
 

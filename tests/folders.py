@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from conftest import Project
 from pictures import encoded, noise
 from ruamel.yaml import YAML
 
@@ -42,3 +43,14 @@ def through(place: Path, labels: bool | None = None, **knobs: Any) -> tuple[arra
     clean("pics")
     place = layout.clean("pics")
     return arrays.load(place), pd.read_parquet(place / "manifest.parquet").set_index("id")
+
+
+def add(project: Project, source: Path, **knobs: Any) -> None:
+    """A data set ``wild`` of a folder."""
+    entry = {"acquire": {"kind": "folder", "source": str(source)}, "clean": {"size": 32, **knobs}, "features": {}}
+    project.edit(lambda params: params["datasets"].update({"wild": entry}))
+
+
+def manifest(project: Project) -> pd.DataFrame:
+    """What became of its entries, by id."""
+    return pd.read_parquet(project.path / "data/clean/wild/manifest.parquet").set_index("id")

@@ -15,7 +15,7 @@ import pytest
 from conftest import Project
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import encoded, noise
+from pictures import encoded, noise, photograph
 from PIL import Image
 from pydantic import Field
 from test_data_report import Seen
@@ -38,12 +38,6 @@ class Source(acquire.Source):
     def entries(self, work: Path) -> Iterator[acquire.Entry]:
         for id, (content, label, *split) in sorted(self.content.items()):
             yield acquire.Entry(id, label, split[0] if split else None, None, lambda content=content: content)
-
-
-def photograph(seed: int, side: int = 48) -> Image.Image:
-    """A picture that is smooth as photographs are, so that it is still the same one when it is compressed."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
 
 
 def photographs(count: int, label: str | None = None, start: int = 0) -> Content:

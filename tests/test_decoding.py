@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import SIZE, encoded, noise
+from pictures import SIZE, bomb, encoded, noise
 from PIL import Image, ImageCms
 
 from aigc_tasks.clean import Checks, Knobs
@@ -124,21 +122,6 @@ def test_a_profile_of_another_space_is_followed_and_that_of_srgb_is_not() -> Non
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert read(encoded(noise(1), icc_profile=lab)).flags == []
     assert read(encoded(noise(1), icc_profile=b"nonsense" * 40)).flags == []
-
-
-def chunked(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of some hundred bytes that says it is very large."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunked(b"IHDR", header)
-        + chunked(b"IDAT", zlib.compress(bytes(9999)))
-        + chunked(b"IEND", b"")
-    )
 
 
 FLAWS = {

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from pictures import encoded, noise
-from PIL import Image, ImageCms
-from test_cleaning import photograph
-from test_decoding import chunked
+from pictures import bomb, chunked, encoded, handmade, noise, photograph, swapped_space
+from PIL import Image
 
 from aigc_tasks.clean import Checks, Knobs
 from aigc_tasks.clean.decoding import Flaw, decoded
@@ -31,14 +29,6 @@ class Planted(NamedTuple):
     reason: str | None = None  # None: kept
     flags: str = ""
     shows: Image.Image | None = None
-
-
-def png(width: int, height: int, depth: int, colour: int, pixels: bytes, *others: bytes) -> bytes:
-    """A PNG of these uncompressed lines, with other chunks before them."""
-    header = chunked(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"".join(
-        [b"\x89PNG\r\n\x1a\n", header, *others, chunked(b"IDAT", zlib.compress(pixels, 9)), chunked(b"IEND", b"")]
-    )
 
 
 def tiff(pixels: bytes, pages: int = 1, **tags: int) -> bytes:
@@ -151,7 +141,7 @@ def bombs(photo: Iterator[Image.Image]) -> dict[str, Planted]:
     lines = b"".join(b"\0" + line.tobytes() for line in np.asarray(one))
     text = "unreadable (ValueError)"
     return {
-        "bomb.png": Planted(png(40_000, 40_000, 8, 2, bytes(9999)), "bomb (40000×40000)"),
+        "bomb.png": Planted(bomb(40_000, 40_000), "bomb (40000×40000)"),
         "bomb.gif": Planted(gif, "bomb (65535×65535)"),
         "bomb.jpg": Planted(changed(jpeg, frame, struct.pack(">HH", 65_000, 65_000)), "bomb (65000×65000)"),
         "bomb.webp": Planted(changed(webp, key, b"\xff\x3f\xff\x3f"), "bomb (16383×16383)"),
@@ -170,7 +160,7 @@ def bombs(photo: Iterator[Image.Image]) -> dict[str, Planted]:
         "comment.png": Planted(good[:33] + chunked(b"zTXt", b"k\0\0" + zeros) + good[33:], text),
         "international.png": Planted(good[:33] + chunked(b"iTXt", b"k\0\1\0\0\0" + zeros) + good[33:], text),
         "profile.png": Planted(good[:33] + chunked(b"iCCP", b"k\0\0" + zeros) + good[33:], text),
-        "more than its pixels.png": Planted(png(48, 48, 8, 2, lines + bytes(80 << 20)), None, "", one),
+        "more than its pixels.png": Planted(handmade(48, 48, 8, 2, lines + bytes(80 << 20)), None, "", one),
     }
 
 
@@ -201,7 +191,7 @@ def odd_modes(photo: Iterator[Image.Image]) -> dict[str, Planted]:
     return {
         "grey.png": Planted(encoded(grey[8]), None, "", grey[8]),
         "16 bit.png": Planted(encoded(Image.fromarray(levels)), None, "odd mode (16 bit)", grey[0]),
-        "16 bit colours.png": Planted(png(48, 48, 16, 2, deep), None, "odd mode (16 bit)", plain[1]),
+        "16 bit colours.png": Planted(handmade(48, 48, 16, 2, deep), None, "odd mode (16 bit)", plain[1]),
         "16 bit.tif": Planted(encoded(Image.fromarray(levels[::-1]), "TIFF"), None, "odd mode (16 bit)",
                               grey[0].transpose(Image.Transpose.FLIP_TOP_BOTTOM)),
         "palette.png": Planted(encoded(palette), None, "odd mode (palette)", plain[2]),
@@ -229,17 +219,6 @@ def exif(orientation: int, more: bytes = b"") -> bytes:
     """EXIF with an orientation and one more entry."""
     entries = struct.pack("<HHII", 0x0112, 3, 1, orientation) + more
     return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries) // 12) + entries + bytes(4)
-
-
-def swapped_space() -> bytes:
-    """A profile of a colour space whose red is sRGB's blue."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    places = {
-        bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12)
-    }
-    red, blue = (slice(places[name] + 4, places[name] + 12) for name in (b"rXYZ", b"bXYZ"))
-    profile[red], profile[blue] = profile[blue], profile[red]
-    return bytes(profile).replace("sRGB".encode("utf-16-be"), "BRGs".encode("utf-16-be"))
 
 
 def metadata(photo: Iterator[Image.Image]) -> dict[str, Planted]:

@@ -28,7 +28,6 @@ def files_below(place: Path) -> set[str]:
     return {f"{folder}/{name}" for folder, folders, files in os.walk(place) for name in [*folders, *files]}
 
 
-@pytest.mark.slow
 def test_fifty_kinds_of_damage_are_each_accounted_for(project: Project, tmp_path: Path) -> None:
     place, mark = tmp_path / "source", tmp_path / "it was executed"
     good = [f"{'abcd'[n % 4]}/z{n // 4}.png" for n in range(200)]
@@ -153,7 +152,6 @@ def mutated(whole: list[bytes], generator: np.random.Generator) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.slow
 def test_a_few_thousand_mutated_images_do_no_harm(project: Project, tmp_path: Path) -> None:
     forms = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
     generator = np.random.default_rng(4)

@@ -86,7 +86,6 @@ def test_real_faces_of_forty_people(cleaned: Any) -> None:
     assert data.shape == (1, 32, 32)
     assert len(data.classes) == 40
     reasons = manifest["reason"].dropna().str.replace(r" of .*", "", regex=True).value_counts()
-    print(reasons)
     assert reasons["not a picture"] == 2
     assert len(manifest) == 402
     assert manifest.loc["orl-faces/orl-faces/s7/3.pgm", "label"] == "s7"

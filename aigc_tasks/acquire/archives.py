@@ -209,7 +209,7 @@ def of_tar(path: Path, name: str, largest: int) -> Iterator[Entry]:
                     if flaw is None and is_packed:
                         read = partial(whole, file.read(member.size), member.size)
                     elif flaw is None:
-                        read = partial(piece, path, member.offset_data, member.size)
+                        read = partial(piece, path, version, member.offset_data, member.size)
                     stamped = f"{version}-{member.offset}"
                     yield Entry(spelled(member.name), None, None, stamped, read, flaw=flaw, size=member.size)
                 seen += 1
@@ -233,9 +233,23 @@ def tar_flaw(member: tarfile.TarInfo, largest: int) -> str | None:
     return too_large(largest) if member.size > largest else None
 
 
-def piece(path: Path, start: int, size: int) -> bytes:
-    with regular(path) as file:
-        return whole(os.pread(file.fileno(), size, start), size)
+def piece(path: Path, version: str, start: int, size: int) -> bytes:
+    """Some bytes of the file whose stamp is ``version``; raises ``UserError`` if it is another one by now."""
+    try:
+        with regular(path) as file:
+            return whole(os.pread(file.fileno(), size, start), size)
+    finally:
+        unless_changed(path, version)
+
+
+def unless_changed(path: Path, version: str) -> None:
+    """Raise ``UserError`` if the file is not the one that was listed: what was read of it may be another entry's."""
+    try:
+        is_same = stamp(path) == version
+    except FileNotFoundError:
+        is_same = False
+    if not is_same:
+        raise UserError(f"{path}: changed while it was read; run the same command again as soon as it is whole")
 
 
 def whole(content: bytes, size: int) -> bytes:

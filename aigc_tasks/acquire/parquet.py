@@ -163,7 +163,7 @@ def rows(file: pq.ParquetFile, shard: shards.Shard, columns: Columns, largest: i
     column = f"{columns.image}.bytes" if is_struct else columns.image
     small = [name for name in (columns.label, columns.split) if name is not None]
     for index in range(file.metadata.num_row_groups):
-        group = Group(shard.file, file.metadata, index, column, largest)
+        group = Group(shard, file.metadata, index, column, largest)
         count, size = file.metadata.row_group(index).num_rows, group.expected()
         told = told_in(file, index, small) if small else iter([{}] * count)
         for row, values in enumerate(told):
@@ -219,8 +219,8 @@ def pictures(path: Path, metadata: pq.FileMetaData, group: int, column: str) -> 
 class Group:
     """The pictures of one row group, decoded forwards one at a time: they are asked for in about that order."""
 
-    def __init__(self, file: Path, metadata: pq.FileMetaData, index: int, column: str, largest: int) -> None:
-        self.file, self.metadata, self.index, self.column, self.largest = file, metadata, index, column, largest
+    def __init__(self, shard: shards.Shard, metadata: pq.FileMetaData, index: int, column: str, largest: int) -> None:
+        self.shard, self.metadata, self.index, self.column, self.largest = shard, metadata, index, column, largest
         self.lock = Lock()
         self.flaw: str | None = None
         self.restart()
@@ -233,24 +233,33 @@ class Group:
         return min(self.largest, every)
 
     def restart(self) -> None:
-        self.decoded = pictures(self.file, self.metadata, self.index, self.column)
+        self.decoded = pictures(self.shard.file, self.metadata, self.index, self.column)
         self.first, self.size = 0, 0  # the row that the held ones begin with, and their bytes
         self.held: deque[pa.Buffer | None] = deque()
 
     def read(self, row: int) -> bytes:
-        """The picture in a row, counted from the group's first; raises ``ValueError`` if there is none."""
+        """The picture in a row, counted from the group's first; raises ``ValueError`` if there is none.
+
+        Raises ``UserError`` if the file is another one by now, whose rows have other labels.
+        """
         with self.lock:
-            if self.flaw is None:
-                try:
-                    return self.found(row)
-                except (pa.ArrowException, OSError, StopIteration) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
-                    # Decoding cannot go on behind it, and would fail again for every row that is asked for.
-                    self.flaw = f"row group {self.index} is damaged"
-            raise ValueError(self.flaw)
+            try:
+                return self.found(row)
+            finally:
+                archives.unless_changed(self.shard.file, self.shard.stamp)
 
     def found(self, row: int) -> bytes:
+        if self.flaw is None:
+            try:
+                return self.decoded_to(row)
+            except (pa.ArrowException, OSError, StopIteration) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                # Decoding cannot go on behind it, and would fail again for every row that is asked for.
+                self.flaw = f"row group {self.index} is damaged"
+        raise ValueError(self.flaw)
+
+    def decoded_to(self, row: int) -> bytes:
         if row < self.first:
             self.restart()
         while row >= self.first + len(self.held):

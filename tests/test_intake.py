@@ -146,6 +146,19 @@ def test_an_older_version_brought_back_is_not_mistaken_for_the_newest(tmp_path: 
     assert written(tmp_path) == second
 
 
+def test_what_went_into_another_archive_is_counted_and_named(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    for packed, ending in (("tar", ".tar"), ("zip", ".zip")):
+        shutil.make_archive(str(place / "a"), packed, fill(tmp_path / "a", numbered(30)))
+        taken(place, tmp_path)
+        (place / f"a{ending}").unlink()
+    last, changes = raw.versions(tmp_path / "raw/pics")[-1], raw.last_changes(tmp_path / "raw/pics")
+    assert last["version"] == 2
+    assert changes is not None
+    assert {change: last[change] for change in changes} == {"added": 0, "changed": 30, "removed": 0}
+    assert {change: len(ids) for change, ids in changes.items()} == {"added": 0, "changed": 30, "removed": 0}
+
+
 def test_a_source_that_moved_goes_on_with_the_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     taken(fill(tmp_path / "pics", numbered(10)), tmp_path)
     (tmp_path / "pics").rename(tmp_path / "other")

@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
     ]
 )
 INDEX = ["id", "source", "label", "split", "sha256", "size", "flaw"]
-FACTS = ["sha256", "label", "split", "flaw"]  # that make an entry another one
+FACTS = ["source", "label", "split", "sha256", "flaw"]  # that make an entry another one
 GROUP_ROWS, GROUP_BYTES = 512, 16 << 20  # what one reading brings into memory
 PART_BYTES = 256 << 20  # what one killed acquisition loses at most
 

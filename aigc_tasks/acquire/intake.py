@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from aigc_tasks import layout
-from aigc_tasks.acquire import Entry, Source, archives, places, raw
+from aigc_tasks.acquire import Entry, Source, archives, labels, places, raw
 from aigc_tasks.acquire.known import STAMPS, Last, Read, keep_stamps
 from aigc_tasks.acquire.reading import contents
 from aigc_tasks.errors import UserError
@@ -125,10 +125,12 @@ def renewed(described: dict[str, Any], knobs: dict[str, Any], name: str) -> dict
 def unique(entries: Iterator[Entry], seen: set[str]) -> Iterator[Entry]:
     """The entries, and their ids in ``seen``; a second one of the same name, as archives may hold, has a flaw.
 
-    Such copies come last, under names that no entry has.
+    Such copies come last, under names that no entry has. A class is one, however its letters are put together.
     """
     copies: list[Entry] = []
     for entry in entries:
+        if entry.label is not None:
+            entry = entry._replace(label=labels.composed(entry.label))
         if entry.id in seen:
             copies.append(entry._replace(read=None, flaw="has the name of another"))
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -108,8 +109,13 @@ def division(text: str, where: str) -> str | None:
 
 
 def tidy(name: str) -> str:
-    """A path as entries' ids are spelled."""
-    return str(PurePosixPath(name.strip().replace("\\", "/"))).lstrip("/") if name.strip() else ""
+    """A path as entries' ids are spelled, composed."""
+    return composed(str(PurePosixPath(name.strip().replace("\\", "/"))).lstrip("/")) if name.strip() else ""
+
+
+def composed(name: str) -> str:
+    """The name with each letter as one character where it can be: macOS writes é as e and an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def by_name(told: dict[str, Told]) -> dict[str, str]:
@@ -123,8 +129,8 @@ def by_name(told: dict[str, Told]) -> dict[str, str]:
 
 
 def find(told: dict[str, Told], bare: dict[str, str], id: str) -> str | None:
-    """The file that is most like an entry's id: the same, else the end of that path down to the bare name, else the
-    same without ending, else another path to the same bare name, which ``by_name`` knows.
+    """The file that is most like an entry's id, which is ``composed``: the same, else the end of that path down to the
+    bare name, else the same without ending, else another path to the same bare name, which ``by_name`` knows.
     """
     parts = id.split("/")
     paths = ["/".join(parts[start:]) for start in range(len(parts))]
@@ -142,10 +148,11 @@ def taken(entries: Iterator[Entry], told: dict[str, Told], bare: dict[str, str])
     agreed = {file for name, file in bare.items() if lines[name] > 1}
     own, several, like = set[str](), set[str](), dict[str, str]()
     for entry in entries:
-        if entry.id in told:
-            own.add(entry.id)
+        id = composed(entry.id)
+        if id in told:
+            own.add(id)
         elif entry.flaw is None and PurePosixPath(entry.id).suffix[1:].lower() in {"", *PICTURES}:
-            file = find(told, bare, entry.id)
+            file = find(told, bare, id)
             if file and file not in agreed and like.setdefault(file, entry.id) != entry.id:
                 several.add(file)
     return own, several
@@ -166,9 +173,10 @@ def applied(
     named, example = 0, None
     own: set[str] | None = None
     for entry in listing():
-        flaw, name = f"no label in {file}", find(told, bare, entry.id)
+        id = composed(entry.id)
+        flaw, name = f"no label in {file}", find(told, bare, id)
         named, example = named + (name is not None), example or entry.id
-        if name is not None and name != entry.id:
+        if name is not None and name != id:
             if own is None:
                 own, several = taken(listing(), told, bare)
             if name in several:

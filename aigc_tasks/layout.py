@@ -30,8 +30,14 @@ def enter_project() -> Path:
 
 
 def outside(place: str) -> Path:
-    """A path that ``params.yaml`` names, which is relative to the user's checkout, also in a worktree of ours."""
-    return Path(os.environ.get(CHECKOUT, ""), Path(place).expanduser())
+    """A path that ``params.yaml`` names, which is relative to the user's checkout, also in a worktree of ours.
+
+    Raises ``UserError`` for the home of a user whom the machine does not know.
+    """
+    try:
+        return Path(os.environ.get(CHECKOUT, ""), Path(place).expanduser())
+    except RuntimeError:
+        raise UserError(f"{place}: no such user's home; write the whole path, or ~/ for your own") from None
 
 
 def raw(dataset: str) -> Path:

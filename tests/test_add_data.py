@@ -265,6 +265,8 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
         ([91 * "a", "pics"], "aaa*: a name is made of .*, 90 of them at most; choose another"),
         (["new", "set"], "set/cifar-10-binary.tar.gz: its md5 is .*, not .*, as that of CIFAR10 is; replace it"),
         (["new", "nowhere"], "nowhere: no such folder or file"),
+        (["new", "~nobody-of-that-name/pics"], "~nobody-of-that-name/pics: no such user's home"),
+        (["new", "http://[::1/pics"], r"http://\[::1/pics: no such folder or file"),
         (["new", "empty"], "empty: holds no pictures"),
         (["new", "words"], "words: none of 3 entries looked at is a picture .*not a picture 3"),
         (["new", "words/1.doc"], "words/1.doc: neither a folder nor an archive"),

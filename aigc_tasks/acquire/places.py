@@ -12,13 +12,18 @@ SECRET = re.compile(r"(^|[_-])(token|api_?key|key|auth|password|secret|credentia
 
 
 def is_url(place: str) -> bool:
+    try:
+        urlsplit(place)
+    except ValueError:  # brackets for a host that hold no address
+        return False
     return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", place) is not None
 
 
 def local(url: str) -> Path | None:
     """The path that the URL names on this machine; None if it leads elsewhere."""
-    parts = urlsplit(url)
-    return Path(os.fsdecode(unquote_to_bytes(parts.path))) if parts.scheme.lower() in ("file", "local") else None
+    if not is_url(url) or (parts := urlsplit(url)).scheme not in ("file", "local"):
+        return None
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
 
 
 def name(url: str) -> str:

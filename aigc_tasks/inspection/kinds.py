@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from aigc_tasks import acquire, recipe
+from aigc_tasks import acquire, layout, recipe
 from aigc_tasks.acquire import archives, downloading, places, shards, torchvision, webdataset
 from aigc_tasks.clean import decoding
 from aigc_tasks.errors import UserError
@@ -26,7 +26,7 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
     """The ``acquire:`` section for a place, by its name and by a look at what is there; raises ``UserError``."""
     if place.startswith("torchvision:"):
         return {"kind": "torchvision", **as_kind(place, stand, "torchvision")}
-    path = Path(from_project(place, stand)).expanduser()
+    path = layout.outside(from_project(place, stand))
     kind: str | None
     more: dict[str, Any] = {}
     if places.is_url(place):

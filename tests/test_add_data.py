@@ -48,6 +48,14 @@ def paste(project: Project, said: str) -> None:
 CLASSES = {f"{name}/{seed}.png": picture(seed + 100 * len(name)) for name in ("cat", "horse") for seed in range(12)}
 
 
+def test_a_name_that_yaml_takes_for_something_else_can_be_pasted(project: Project) -> None:
+    files(project.path / "pics", CLASSES)
+    for name in ("2024", "true", "2024-99-99"):
+        paste(project, project.check("aigc", "add-data", name, "pics"))
+        assert f"{name}-diffusion" in project.check("aigc", "list")
+    assert "broken" not in project.check("aigc", "list")
+
+
 @pytest.mark.slow
 def test_the_commands_it_ends_with_work(project: Project) -> None:
     """Mixed sizes and modes, a note and a damaged file among them."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from math import log2
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from aigc_tasks import acquire, catalogue, clean, layout, recipe
 from aigc_tasks.acquire import places
@@ -129,7 +132,7 @@ def following(name: str, look: Look, cleaning: dict[str, Any]) -> str:
             f"train     paste this under `recipes:` in {layout.PARAMS}, then: aigc run {name}{RECIPE}",
             "",
             f"  {name}{RECIPE}:",
-            f"    dataset: {name}",
+            f"    dataset: {quoted(name)}",
             "    family: diffusion",
             "    network: unet",
             f"    model: {{width: {16 if side < 2 * COARSE else 32}, patch: {patch}}}",
@@ -138,3 +141,10 @@ def following(name: str, look: Look, cleaning: dict[str, Any]) -> str:
             "    evaluate: {}",
         ]
     )
+
+
+def quoted(name: str) -> str:
+    """The name as YAML has to have it for a text: 2024 and true are none without quotes."""
+    line = io.StringIO()
+    YAML().dump([name], line)
+    return line.getvalue().removeprefix("- ").strip()

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
 
 from aigc_tasks import acquire, clean, evaluate, families, features, networks, postprocess, promote, train
@@ -99,7 +101,21 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=4)
 def parsed(text: str) -> Any:
     """What the YAML holds, not to be changed: a look at fifty recipes reads the same text two hundred times."""
-    return YAML(typ="safe", pure=True).load(text)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Undated
+    return yaml.load(text)
+
+
+class Undated(SafeConstructor):
+    """What DVC can read of YAML: it knows no dates. No knob is one, so that a text was meant."""
+
+    def refuse(self, node: ScalarNode) -> None:
+        raise ConstructorError(
+            problem=f"{node.value} counts as a date unless it stands in quotes", problem_mark=node.start_mark
+        )
+
+
+Undated.add_constructor("tag:yaml.org,2002:timestamp", Undated.refuse)
 
 
 def names() -> list[str]:

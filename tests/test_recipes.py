@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,19 @@ def test_a_file_that_is_not_yaml_is_named_with_its_line(here: Project) -> None:
     Path("params.yaml").write_text("recipes:\n  a: [1\n  b: 2\n")
     with pytest.raises(UserError, match=r"params.yaml: line \d is not YAML"):
         recipe.names()
+
+
+@pytest.mark.parametrize("date", ["2024-01-01", "2024-99-99"])
+def test_a_date_is_no_text_and_its_line_is_named(here: Project, date: str) -> None:
+    here.edit(lambda p: p["datasets"]["digits"].update(acquire={"kind": "folder", "source": date}))
+    params = Path("params.yaml").read_text()
+    assert f"'{date}'" in params
+    assert recipe.dataset("digits").acquire.source == date  # type: ignore[attr-defined]
+    Path("params.yaml").write_text(params.replace(f"'{date}'", date))
+    done = here.run("aigc", "list")
+    assert re.fullmatch(
+        rf"error: params.yaml: line \d+ is not YAML: {date} counts as a date .* quotes; .*\n", done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
@@ -42,21 +45,29 @@ def editor() -> YAML:
     return yaml
 
 
+@contextmanager
+def edited() -> Iterator[CommentedMap]:
+    """The content of ``params.yaml``, to be changed, which is written then. Another command's change waits for it."""
+    layout.LOCAL.mkdir(exist_ok=True)
+    with FileLock(layout.LOCAL / "params.lock"):
+        yaml, written = editor(), io.StringIO()
+        params = yaml.load(layout.PARAMS.read_text())
+        if params is None:
+            params = CommentedMap()
+        yield params
+        yaml.dump(params, written)
+        layout.replace(layout.PARAMS, written.getvalue())
+
+
 def put(offer: Any) -> list[str]:
     """Write the data sets and recipes that are not in use yet into ``params.yaml``; returns what was added."""
-    yaml = editor()
-    params = yaml.load(layout.PARAMS.read_text())
-    if params is None:
-        params = CommentedMap()
     added = []
-    for table in ("datasets", "recipes"):
-        for key, entry in offer.get(table, {}).items():
-            if key not in (params.get(table) or {}):
-                insert(params, table, key, entry)
-                added.append(f"{table}.{key}")
-    written = io.StringIO()
-    yaml.dump(params, written)
-    layout.replace(layout.PARAMS, written.getvalue())
+    with edited() as params:
+        for table in ("datasets", "recipes"):
+            for key, entry in offer.get(table, {}).items():
+                if key not in (params.get(table) or {}):
+                    insert(params, table, key, entry)
+                    added.append(f"{table}.{key}")
     return added
 
 

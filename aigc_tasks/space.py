@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from contextlib import suppress
 from dataclasses import replace
@@ -11,10 +10,9 @@ from typing import Any
 from annotated_types import MultipleOf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from aigc_tasks import layout
+from aigc_tasks import catalogue, layout
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import validated
 from aigc_tasks.recipe import Recipe, as_dict, recipe
@@ -123,26 +121,20 @@ def suggestion(trial: Trial, knob: str, distribution: BaseDistribution) -> Any:
 def write(name: str, knobs: dict[str, Any]) -> list[str]:
     """Set the recipe's knobs in ``params.yaml``, where they differ; returns each change. Raises ``UserError``."""
     settings, lines = recipe(name), []
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000  # long lines are the user's
-    params = yaml.load(layout.PARAMS.read_text())
-    entry = params["recipes"][name]
-    for knob, value in knobs.items():
-        section, _, key = knob.rpartition(".")
-        old = current(settings, knob)
-        if old == value:
-            continue
-        lines.append(f"{layout.PARAMS}: recipes.{name}.{knob}: {old} → {value}")
-        place = entry
-        for part in section.split("."):
-            if place.get(part) is None:
-                place[part] = CommentedMap()
-            place = place[part]
-        place[key] = value
-    written = io.StringIO()
-    yaml.dump(params, written)
-    layout.replace(layout.PARAMS, written.getvalue())
+    with catalogue.edited() as params:
+        entry = params["recipes"][name]
+        for knob, value in knobs.items():
+            section, _, key = knob.rpartition(".")
+            old = current(settings, knob)
+            if old == value:
+                continue
+            lines.append(f"{layout.PARAMS}: recipes.{name}.{knob}: {old} → {value}")
+            place = entry
+            for part in section.split("."):
+                if place.get(part) is None:
+                    place[part] = CommentedMap()
+                place = place[part]
+            place[key] = value
     return lines
 
 

@@ -304,6 +304,17 @@ def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments
     assert (project.path / "params.yaml").read_bytes() == before
 
 
+def test_of_several_at_once_each_is_written_and_a_name_once(project: Project) -> None:
+    files(project.path / "pics", CLASSES)
+    names = ["one", "two", "three", "four", "same", "same"]
+    started = [project.start("aigc", "add-data", name, "pics") for name in names]
+    said = [process.communicate()[0] for process in started]
+    assert all(entry(project, name)["acquire"]["source"] == "pics" for name in names)
+    assert [process.returncode for process in started[:4]] == [0] * 4
+    assert sorted(process.returncode for process in started[4:]) == [0, 1]
+    assert sum("datasets.same: is in use already" in one for one in said) == 1
+
+
 def test_a_hostile_name_does_not_reach_the_terminal(project: Project) -> None:
     content = {f"\x1b[2J{name}": data for name, data in CLASSES.items()}
     packed(project.path / "pics.zip", content)

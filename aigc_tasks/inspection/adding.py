@@ -35,10 +35,11 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
     if not recipe.NAME.fullmatch(f"{name}{RECIPE}"):
         longest = recipe.LONGEST - len(RECIPE)
         raise UserError(f"{name}: a name is made of a-z, 0-9, - and _, {longest} of them at most; choose another")
+    in_use = UserError(
+        f"{where}: is in use already; choose another name, or bring it up to date: aigc data update {name}"
+    )
     if name in recipe.read(layout.PARAMS)["datasets"]:
-        raise UserError(
-            f"{where}: is in use already; choose another name, or bring it up to date: aigc data update {name}"
-        )
+        raise in_use
     section: dict[str, Any] = decided(place, stand) if kind is None else {"kind": kind, **as_kind(place, stand, kind)}
     source = acquire.source(section["kind"])
     if labels is not None:
@@ -50,7 +51,8 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
     if section["kind"] in ("folder", "store"):  # written down: what folders mean must not change as the set grows
         section.setdefault("labels", bool(look.labels))
     cleaning = suited(look, size)
-    catalogue.put({"datasets": {name: {"acquire": section, "clean": cleaning, "features": {}}}})
+    if not catalogue.put({"datasets": {name: {"acquire": section, "clean": cleaning, "features": {}}}}):
+        raise in_use  # since the look began
     head = f"{name}  {places.shown(place) if places.is_url(place) else place}, of kind {section['kind']}"
     return f"{head}\n{said(look)}\n\n{following(name, look, cleaning)}"
 

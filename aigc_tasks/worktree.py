@@ -18,11 +18,12 @@ from aigc_tasks.errors import UserError
 
 MADE_WITH = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what must be in git for a training to be repeated
 OURS = ("aigc_tasks", "flows", "recipes", "dvc.yaml", "dvc.lock", "params.yaml", "reports")  # taken though untracked
+CAUSES = ("fatal: ", "error: ", " ! [")  # how the line begins in which git says what is wrong; advice may follow
 NOBODY = {"NAME": "aigc", "EMAIL": "aigc@localhost"}  # commits where git knows no user
 
 
 def git(*arguments: str, place: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """What a git command prints; raises ``UserError`` with its last line where it fails."""
+    """What a git command prints; raises ``UserError`` with the line that says why where it fails."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=place, env={**os.environ, **(env or {})}, capture_output=True, text=True
@@ -30,8 +31,9 @@ def git(*arguments: str, place: Path | None = None, env: Mapping[str, str] | Non
     except FileNotFoundError:
         raise UserError("git is not installed, which keeps what was made; install it") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no word"]
-        raise UserError(f"git {arguments[0]}: {said[-1].removeprefix('fatal: ')}")
+        said = done.stderr.rstrip().splitlines() or ["no word"]
+        why = next((line for line in said if line.startswith(CAUSES)), said[-1])
+        raise UserError(f"git {arguments[0]}: {' '.join(why.split()).removeprefix('fatal: ')}")
     return done.stdout.strip()
 
 

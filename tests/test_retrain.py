@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from test_flows import ask
 
 from aigc_tasks import retraining
+from aigc_tasks.errors import UserError
 from aigc_tasks.worktree import commit, git
 
 pytestmark = pytest.mark.slow
@@ -421,6 +422,13 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     assert fourth.stdout.readline() == "None None\n", "it has ended by itself"
     fourth.communicate("\n")
     assert retraining.unfinished() == []
+
+
+def test_what_git_says_is_its_reason_and_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    with pytest.raises(UserError, match=r"^git ls-remote: '/gone.git' does not appear to be a git repository$"):
+        git("ls-remote", "/gone.git")
 
 
 def test_of_a_branch_here_and_at_origin_the_newer_one_is_offered(

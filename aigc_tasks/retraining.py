@@ -138,7 +138,8 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
     if git("rev-parse", "--abbrev-ref", "HEAD") == own:
         raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
-        rivals = fetched(own) if push else []
+        if push:
+            fetched(own)
         base, tip = worktree.snapshot(), tip_of(own)
         lockfile.teach_git()
         before: dict[str, Any] = {}
@@ -147,7 +148,7 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
         project = worktree.put(layout.retraining(settings.name), base)
     worktree.share_cache(project)
     last = base if tip is None or is_ancestor(tip, base) else tip
-    work = Workplace(settings, base, tip, last, rivals, push, say)
+    work = Workplace(settings, base, last, push, say)
     environment = {layout.CHECKOUT: str(Path.cwd()), tracking.NAMED: tracking.tracking_uri()}
     kept = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
@@ -169,9 +170,7 @@ class Workplace:
 
     settings: Recipe
     base: str  # the commit of the project that is retrained
-    tip: str | None  # of the branch
-    last: str  # the tip; but `base` where that comes after it, and may have taken back what it brought
-    rivals: list[str]  # what another machine has put on the branch meanwhile
+    last: str  # the branch's tip; but `base` where that comes after it, and may have taken back what it brought
     push: bool
     say: Callable[[str], None]
 
@@ -212,19 +211,24 @@ class Workplace:
             git("checkout", "--force", self.last, "--", report)
 
     def keep(self, message: Callable[[], str]) -> str | None:
-        """Commit what came out to the branch, and share it if asked to; None if nothing has changed."""
-        ours, last = lockfile.stages(), lockfile.stages_at(self.last)
-        new = None
-        if ours != self.own(last):
+        """Commit what came out to the branch, and share it if asked to; None if nothing has changed.
+
+        What another machine has put on the branch since the two parted is joined, also if nothing has changed here:
+        `origin` takes nothing that does not come after what it has.
+        """
+        own, ours, last = branch(self.settings.name), lockfile.stages(), lockfile.stages_at(self.last)
+        rivals = fetched(own) if self.push else []
+        tip, new = tip_of(own), None
+        if rivals or ours != self.own(last):
             lockfile.write(lockfile.stages_at(self.base) | ours)
             git("add", "--all", "--", *(name for name in (LOCK, "reports") if Path(name).exists()))
-            earlier = [one for one in (self.tip, *self.rivals) if one is not None and not is_ancestor(one, self.base)]
+            earlier = [one for one in (tip, *rivals) if one is not None and not is_ancestor(one, self.base)]
             new = worktree.commit(git("write-tree"), [self.base, *earlier], message())
-            git("update-ref", f"refs/heads/{branch(self.settings.name)}", new, self.tip or "0" * 40)
-        if self.push and (new or self.tip):
+            git("update-ref", f"refs/heads/{own}", new, tip or "0" * 40)
+        if self.push and (new or tip):
             with sharing.shared() as repo:
                 repo.push(self.targets)
-            git("push", "--quiet", ORIGIN, branch(self.settings.name))
+            git("push", "--quiet", ORIGIN, own)
         return new
 
 

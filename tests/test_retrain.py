@@ -375,6 +375,33 @@ def test_a_remote_that_is_missing_or_lets_nobody_in_is_one_line(trained: Project
     assert "connection refused; check the network, and its address: dvc remote list" in refused(trained)
 
 
+def test_what_parted_from_origin_is_joined(trained: Project, tmp_path: Path) -> None:
+    """Another machine pushes while this one cannot: neither's result is lost, and the next start is not refused."""
+    origin, hook = tmp_path / "origin.git", tmp_path / "origin.git/hooks/pre-receive"
+    trained.check("git", "init", "-q", "--bare", str(origin))
+    trained.check("git", "remote", "add", "origin", str(origin))
+    trained.check("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"push": True}))
+    other = trained.copied(tmp_path / "other")
+    for seed, project in enumerate((trained, other), start=1):
+        project.edit(lambda p, seed=seed: p["recipes"]["digits-gan"]["postprocess"].update(seed=seed))
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    rejected = "retrain/digits-gan -> retrain/digits-gan (pre-receive hook declined)"
+    assert refused(trained) == f"error: git push: ! [remote rejected] {rejected}"
+    hook.unlink()
+    other.check("aigc", "retrain", "digits-gan")
+    here, there = (project.check("git", "rev-parse", "retrain/digits-gan").strip() for project in (trained, other))
+    result = kept(trained)
+    assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
+    trained.check("git", "fetch", "-q", "origin")
+    assert trained.check("git", "rev-parse", "origin/retrain/digits-gan^2", "origin/retrain/digits-gan^3").split() == [
+        here,
+        there,
+    ]
+    assert kept(trained) == result
+
+
 def refused(project: Project) -> str:
     done = project.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1

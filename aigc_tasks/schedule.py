@@ -20,7 +20,9 @@ class Schedule(knobs.Knobs):
     """Without ``cron`` and ``interval`` it is retrained when its data has changed (``aigc watch``), and by hand."""
 
     cron: str | None = Field(None, description="five fields, or six of which the last is seconds: 0 3 * * *")
-    interval: float | None = Field(None, ge=1, le=YEAR, description="seconds between two starts, in place of `cron`")
+    interval: float | None = Field(
+        None, ge=1, le=YEAR, description="in place of `cron`: seconds between two starts, counted from 2000-01-01 UTC"
+    )
     timezone: str = Field("UTC", description="in which `cron` is read, for example Europe/Berlin")
     on_change: bool = Field(True, description="also when `aigc watch` has seen its data change")
     overlap: Literal["skip", "queue"] = Field("skip", description="what a start does that finds the last one at work")

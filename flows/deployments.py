@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from flows.retrain import retrain
 ENTRYPOINT = "flows/retrain.py:retrain"
 FILE = Path("prefect.yaml")
 POOL = "aigc"
+BEGUN = "2000-01-01T00:00:00+00:00"  # intervals count from one day for good, or each `aigc serve` would begin anew
 STRATEGIES = {"skip": "CANCEL_NEW", "queue": "ENQUEUE"}
 
 
@@ -33,13 +35,15 @@ def schedules(schedule: Schedule) -> list[dict[str, Any]]:
     if schedule.cron is not None:
         return [{"cron": schedule.cron, "timezone": schedule.timezone}]
     if schedule.interval is not None:
-        return [{"interval": schedule.interval}]
+        return [{"interval": schedule.interval, "anchor_date": BEGUN}]
     return []
 
 
 def kept(told: dict[str, Any]) -> PrefectSchedule:
     """The same as Prefect's own object."""
-    return Cron(told["cron"], timezone=told["timezone"]) if "cron" in told else Interval(told["interval"])
+    if "cron" in told:
+        return Cron(told["cron"], timezone=told["timezone"])
+    return Interval(told["interval"], anchor_date=datetime.fromisoformat(told["anchor_date"]))
 
 
 def triggers(settings: Recipe) -> list[dict[str, Any]]:

@@ -143,6 +143,25 @@ def test_a_paused_recipe_stays_paused_and_of_missed_starts_one_is_made_up_for(al
         assert not ask(api, "/deployments/filter", {})[0]["paused"]
 
 
+def test_an_interval_goes_on_where_it_was(alone: Project) -> None:
+    """Served anew more often than it comes round it would otherwise never be due."""
+    alone.edit(schedule(interval=36_000))
+
+    def due(api: str) -> dict[str, str]:
+        found = ask(api, "/flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+        return {run["id"]: run["expected_start_time"] for run in found}
+
+    with serving(alone) as (_, api):
+        first = wait_for(lambda: due(api))
+    with serving(alone) as (_, api):
+        wait_for(lambda: due(api) and not due(api).keys() & first.keys())  # they are made anew
+        assert next(iter(due(api).values())) == next(iter(first.values()))
+    alone.check("aigc", "deploy")
+    once = (alone.path / "prefect.yaml").read_text()
+    alone.check("aigc", "deploy")
+    assert (alone.path / "prefect.yaml").read_text() == once
+
+
 def test_what_a_command_left_killed_is_left_to_the_user(alone: Project) -> None:
     """No runner takes up a run without a deployment; and what was cancelled is forgotten."""
     alone.edit(slowly)

@@ -71,9 +71,24 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
     Raises ``UserError``.
     """
+    content = content_of(path) or {}
+    tables = {}
+    for table in ("datasets", "recipes", "products"):
+        tables[table] = (content.get(table) if isinstance(content, dict) else None) or {}
+        if not isinstance(tables[table], dict):
+            raise UserError(f"{path}: {table}: expected names with their settings, got {tables[table]!r}")
+        for name in tables[table]:
+            if not isinstance(name, str):
+                mend = f'put it in quotes, `"{name}":`, or begin it with a letter'
+                raise UserError(f"{path}: {table}.{name}: a name is text, and YAML takes this one for none; {mend}")
+    return tables
+
+
+def content_of(path: Path) -> Any:
+    """What a YAML file holds; raises ``UserError``."""
     try:
         text = path.read_text(encoding="utf-8")
-        content = parsed(text)
+        return parsed(text)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; restore it, for example by `git checkout {path}`") from None
     except UnicodeDecodeError as error:
@@ -85,17 +100,6 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     except MarkedYAMLError as error:
         where = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}:{where} is not YAML: {error.problem}; mend that line") from None
-    content = content or {}
-    tables = {}
-    for table in ("datasets", "recipes", "products"):
-        tables[table] = (content.get(table) if isinstance(content, dict) else None) or {}
-        if not isinstance(tables[table], dict):
-            raise UserError(f"{path}: {table}: expected names with their settings, got {tables[table]!r}")
-        for name in tables[table]:
-            if not isinstance(name, str):
-                mend = f'put it in quotes, `"{name}":`, or begin it with a letter'
-                raise UserError(f"{path}: {table}.{name}: a name is text, and YAML takes this one for none; {mend}")
-    return tables
 
 
 @lru_cache(maxsize=4)

@@ -112,11 +112,12 @@ def write() -> list[str]:
     What else the file says stays, also what was added to a retraining there: its work pool, job variables and so on.
     Raises ``UserError``.
     """
+    refuse_odd(recipes.content_of(FILE))
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 120, True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    content = yaml.load(FILE.read_text())
-    listed = content.setdefault("deployments", [])
+    content = yaml.load(FILE.read_text(encoding="utf-8"))
+    listed = content.get("deployments") or []
     known = {one["name"]: one for one in listed if one.get("entrypoint") == ENTRYPOINT}
     names = []
     for settings in usable():
@@ -135,3 +136,15 @@ def write() -> list[str]:
     yaml.dump(content, text)
     layout.replace(FILE, text.getvalue())
     return names
+
+
+def refuse_odd(content: Any) -> None:
+    """Raises ``UserError`` where ``prefect.yaml`` is not made as Prefect reads it."""
+    if not isinstance(content, dict):
+        raise UserError(f"{FILE}: expected `deployments:` and more, got {content!r}; restore it: git checkout {FILE}")
+    listed = content.get("deployments") or []
+    if not isinstance(listed, list):
+        raise UserError(f"{FILE}: deployments: expected a list, got {listed!r}; begin every entry with `- name:`")
+    for number, one in enumerate(listed):
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            raise UserError(f"{FILE}: deployments.{number}: expected an entry with a `name:`, got {one!r}; add it")

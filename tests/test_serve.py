@@ -20,7 +20,8 @@ from test_flows import ask, wait_for_run
 from test_retrain import at_work, checkpointed, kept, slowly
 
 from aigc_tasks import lifeline, servers, status
-from flows import stopping
+from aigc_tasks.errors import UserError
+from flows import deployments, stopping
 
 pytestmark = pytest.mark.slow
 
@@ -255,3 +256,33 @@ def test_the_prefect_yaml_of_the_project_is_that_of_its_params_yaml(project: Pro
     before = YAML(typ="safe").load((ROOT / "prefect.yaml").read_text())
     project.check("aigc", "deploy")
     assert YAML(typ="safe").load((project.path / "prefect.yaml").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "not found; restore it, for example by `git checkout prefect.yaml`"),
+        ("", "expected `deployments:` and more, got None; restore it: git checkout prefect.yaml"),
+        ("name: a: b", " line 1 is not YAML: mapping values are not allowed here; mend that line"),
+        ("deployments: x", "deployments: expected a list, got 'x'; begin every entry with `- name:`"),
+        ("deployments: [{tags: []}]", "deployments.0: expected an entry with a `name:`, got {'tags': []}; add it"),
+    ],
+)
+def test_what_was_edited_wrongly_in_prefect_yaml_is_one_line(
+    text: str | None, words: str, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    file = project.path / "prefect.yaml"
+    file.write_text(text) if text is not None else file.unlink()
+    with pytest.raises(UserError) as said:
+        deployments.write()
+    assert str(said.value).removeprefix("prefect.yaml:").strip() == words.strip()
+
+
+def test_a_prefect_yaml_whose_deployments_were_all_deleted_has_them_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.path)
+    (project.path / "prefect.yaml").write_text("name: aigc\ndeployments:\n")
+    assert deployments.write() == ["digits-gan"]
+    assert "- name: digits-gan" in (project.path / "prefect.yaml").read_text()

@@ -26,6 +26,7 @@ from aigc_tasks.postprocess import saving
 from aigc_tasks.product import BATCH, Batch, Maker
 from aigc_tasks.progress import progress
 from aigc_tasks.promote import registry, served
+from aigc_tasks.promote.register import whole
 
 NOTE = "generated.json"  # in the folder: what was asked, of which version, and how many batches are done
 FOLDER = 10_000  # files in one folder
@@ -49,7 +50,8 @@ def write(
     options: dict[str, Any] | None = None,
 ) -> str:
     """The same into files, batch by batch; goes on where it was stopped. Returns what was done, in words."""
-    product, version = registry.find(address)
+    product, found = registry.find(address)
+    version = whole(found)
     maker = Maker(served.folder(version), options)
     maker.number(label)
     asked = {

@@ -86,6 +86,25 @@ def test_a_rollback_leads_to_the_one_before_and_is_no_seesaw(live: Project) -> N
     assert aliases(live)["champion"] == 1
 
 
+def test_tags_that_somebody_deletes_are_put_back(live: Project) -> None:
+    client = live.mlflow()
+    whole = client.get_model_version(PRODUCT, "2").tags
+
+    def lose(*tags: str) -> None:
+        for tag in tags:
+            client.delete_model_version_tag(PRODUCT, "2", tag)
+
+    lose("aigc.recipe", "data.name", "quality.fid_ratio")
+    assert "champion    version 2, fair: FID " in live.check("aigc", "products")
+    assert client.get_model_version(PRODUCT, "2").tags == whole
+    lose("aigc.identity", "aigc.files")
+    said = live.check("aigc", "generate", PRODUCT, "--count", "2", "--out", "out")
+    assert f"2 images by {PRODUCT} version 2 (fair)" in said
+    lose("aigc.identity", "aigc.recipe", promoting.PROMOTED)
+    assert "version 2 (fair) is the champion: it is better, and" in live.check("aigc", "promote", "fair")
+    assert len(events(live)) == 6, "it was known, and not registered again"
+
+
 def test_a_champion_of_older_data_is_measured_again(live: Project) -> None:
     live.edit(lambda p: p["datasets"]["digits"]["clean"].update(seed=1))  # other images are tested with
     live.edit(lambda p: p["recipes"]["fair"]["train"].update(steps=410))

@@ -14,7 +14,7 @@ from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import served
 from aigc_tasks.promote.decision import Decision
-from aigc_tasks.promote.register import locked, register, registered, run_of
+from aigc_tasks.promote.register import locked, register, registered, run_of, whole
 from aigc_tasks.promote.registry import LONGEST, Product, Standing
 from aigc_tasks.recipe import Recipe, recipe
 
@@ -44,6 +44,8 @@ def promote(name: str) -> Outcome:
     settings = recipe(name)
     product = product_of(settings)
     with product.changing():
+        for number in product.standing().concerned:  # of which one may be what the recipe has made
+            whole(product.version(str(number)))
         version = register(product, settings)
         while True:  # until no decision of somebody else, on another machine, came first
             standing, version = product.standing(), product.version(str(version.version))
@@ -91,8 +93,18 @@ def before(product: Product, settings: Recipe, version: ModelVersion, standing: 
     events = [event for event in product.ledger() if event.version == number and event.kind != "challenge"]
     refused = bool(events) and events[-1].kind == "refuse" and tags.get(ASKED) == asked(settings, number, standing)
     if standing.champion == number:
-        return Outcome(product.name, version, standing, Decision.recalled(tags[PROMOTED]))
-    return Outcome(product.name, version, standing, Decision.recalled(tags[DECIDED])) if refused else None
+        return Outcome(product.name, version, standing, recalled(version, PROMOTED))
+    return Outcome(product.name, version, standing, recalled(version, DECIDED)) if refused else None
+
+
+def recalled(version: ModelVersion, tag: str) -> Decision:
+    """A decision that was kept on the version; the run has the last one, too, where somebody has deleted the tag."""
+    if tag in version.tags:
+        return Decision.recalled(version.tags[tag])
+    name = f"gate/version-{version.version}.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = tracking.open_client().download_artifacts(str(version.run_id), name, scratch)
+        return Decision.recalled(Path(kept).read_text())
 
 
 def asked(settings: Recipe, number: int, standing: Standing) -> str:

@@ -51,7 +51,7 @@ def verify(address: str, retrain: bool, say: Callable[[str], None]) -> int:
     Raises ``UserError`` if there is no such version.
     """
     product, version = registry.find(address)
-    say(f"{product.name} version {version.version}, {version.tags['aigc.recipe']}")
+    say(f"{product.name} version {version.version}, {version.tags.get('aigc.recipe', 'of no known recipe')}")
     states = []
     for link in links(product, version, registry.named(address)[1], retrain):
         say(str(link))

@@ -30,6 +30,10 @@ REGISTERED = "registered_model_meta"
 DESCRIBED = 5000  # characters of a version's description
 PROVENANCE = "provenance.json"
 SHOWN = ("fid_ratio", "fid", "precision", "recall", "coverage", "class_accuracy", "memorised")  # as tags of a version
+LASTING = (  # tags of every version, which commands read
+    "aigc.recipe", tracking.IDENTITY, tracking.FINGERPRINT, "aigc.files", "data.name", "data.digest",
+    "quality.fid_ratio", "quality.recall",
+)  # fmt: skip
 
 
 def registered(product: Product, settings: Recipe, stages: Mapping[str, Any]) -> ModelVersion | None:
@@ -101,6 +105,19 @@ def tags_of(root: Path) -> dict[str, str]:
         **{f"dvc.{path}": digest for path, digest in outputs(source["stages"]).items() if path.startswith("data/")},
         **{f"quality.{name}": f"{figures[name]:.4g}" for name in SHOWN if name in figures},
     }
+
+
+def whole(version: ModelVersion) -> ModelVersion:
+    """The version with all its tags: what somebody has deleted of them in MLflow is put back from its files."""
+    if all(tag in version.tags for tag in LASTING):
+        return version
+    client, number = tracking.open_client(), str(version.version)
+    with tempfile.TemporaryDirectory() as scratch:
+        served.fetch(served.logged(version), Path(scratch))
+        for key, value in tags_of(Path(scratch)).items():
+            if key not in version.tags:
+                client.set_model_version_tag(version.name, number, key, value)
+    return client.get_model_version(version.name, number)
 
 
 def recorded(settings: Recipe) -> dict[str, Any]:

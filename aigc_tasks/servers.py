@@ -136,18 +136,22 @@ def lasting_prefect(port: int) -> Iterator[str]:
 
 def refuse_dead(url: str) -> None:
     """Raises ``UserError`` if no Prefect API answers there, or refuses the login; one that is busy may answer later."""
+    import httpx
     from prefect import get_client
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     told = temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0})
-    with told, get_client(sync_client=True) as client:
-        error = client.api_healthcheck()
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        raise UserError(f"{url}: refuses the login ({status}); correct PREFECT_API_KEY or PREFECT_API_AUTH_STRING")
-    if error is not None and status in (None, 404):
-        said = status or type(error).__name__
-        raise UserError(f"{url}: no Prefect server answers there ({said}); start it, or correct PREFECT_API_URL")
+    try:
+        with told, get_client(sync_client=True) as client:
+            client.api_version()  # of its health it tells everybody
+    except (httpx.HTTPError, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            mend = "correct PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+            raise UserError(f"{url}: refuses the login ({status}); {mend}") from None
+        if status in (None, 404):
+            said = f"no Prefect server answers there ({status or type(error).__name__})"
+            raise UserError(f"{url}: {said}; start it, or correct PREFECT_API_URL") from None
 
 
 def serve_uis(mlflow_port: int, prefect_port: int) -> None:

@@ -99,9 +99,15 @@ def status() -> tuple[str, bool]:
 
 
 def reachable() -> str | None:
-    """The address of the Prefect server that is configured, or runs for this checkout, if it answers."""
+    """The address of the Prefect server that is configured, or runs for this checkout, if it answers.
+
+    Raises ``UserError`` if it refuses the login.
+    """
     url = servers.known_prefect()
-    return url if url is not None and servers.answers(f"{url}/health", 5) else None
+    if url is None or not servers.answers(f"{url}/health", 5):
+        return None
+    servers.refuse_dead(url)
+    return url
 
 
 def on_server(api: str) -> dict[str, Served]:

@@ -214,4 +214,6 @@ def send(event: dict[str, Any]) -> None:
         with temporary_settings({PREFECT_API_URL: api()}), get_client(sync_client=True) as client:
             client._client.post("/events", json=[event]).raise_for_status()  # as Prefect's own client of events does
     except httpx.HTTPError as error:
+        if isinstance(error, httpx.HTTPStatusError):
+            servers.refuse_dead(api())
         raise UserError(f"Prefect's server: {type(error).__name__}; start it: aigc serve") from None

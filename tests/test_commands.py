@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 from conftest import ROOT, TIMEOUT, Project
@@ -151,3 +153,29 @@ def test_a_worker_without_a_server_is_one_clear_line(project: Project) -> None:
             "error: http://127.0.0.1:9/api: no Prefect server answers there (ConnectError); "
             "start it, or correct PREFECT_API_URL\n",
         )
+
+
+@pytest.mark.slow
+def test_a_server_that_refuses_the_login_is_one_clear_line(project: Project) -> None:
+    """Prefect's tells everybody of its health, and of the rest nobody without a login."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/health" else 401)
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        project.env["PREFECT_API_URL"] = url
+        for command in (["status"], ["pause", "digits-gan"], ["retrain", "digits-gan"], ["serve"]):
+            done = project.run("aigc", *command)
+            why = f"{url}: refuses the login (401); correct PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+            assert (done.returncode, done.stderr) == (1, f"error: {why}\n")
+        server.shutdown()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_client
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
@@ -70,25 +71,32 @@ def usable() -> Iterator[Recipe | UserError]:
 
 
 def served(settings: Recipe) -> RunnerDeployment:
-    """The deployment as ``aigc serve`` runs it; one that was paused on the server stays so."""
-    schedule = settings.schedule or BY_HAND
+    """The deployment as ``aigc serve`` runs it; one that was paused on the server stays so.
+
+    Raises ``UserError`` for one of a work pool: Prefect would make of the two one that nobody can run.
+    """
+    schedule, there = settings.schedule or BY_HAND, deployed(settings.name)
+    if there is not None and there.work_pool_name is not None:
+        mend = f"start: aigc work; or, to serve it, first: prefect deployment delete {retrain.name}/{settings.name}"
+        raise UserError(f"{settings.name} is deployed for the work pool {there.work_pool_name!r}; {mend}")
     return RunnerDeployment.from_flow(
         retrain,
         name=settings.name,
         parameters={"recipe": settings.name},
         schedules=[kept(one) for one in schedules(schedule)],
         triggers=[DeploymentEventTrigger.model_validate(one) for one in triggers(settings)],
-        paused=is_paused(settings.name),
+        paused=there is not None and there.paused,
         tags=["aigc"],
     )
 
 
-def is_paused(recipe: str) -> bool:
+def deployed(recipe: str) -> DeploymentResponse | None:
+    """The recipe's deployment on the server."""
     with get_client(sync_client=True) as client:
         try:
-            return client.read_deployment_by_name(f"{retrain.name}/{recipe}").paused
+            return client.read_deployment_by_name(f"{retrain.name}/{recipe}")
         except ObjectNotFound:
-            return False
+            return None
 
 
 def entry(settings: Recipe) -> dict[str, Any]:

@@ -107,7 +107,13 @@ def go_on() -> list[retraining.Note]:
 
 def main() -> None:
     layout.enter_project()
-    served = [deployments.served(one) for one in deployments.usable() if not isinstance(one, UserError)]
+    served = []
+    for settings in deployments.usable():
+        if not isinstance(settings, UserError):
+            try:
+                served.append(deployments.served(settings))
+            except UserError as error:
+                print(f"not served: {error}", flush=True)
     for deployment in served:
         told = (recipes.recipe(deployment.name).schedule or BY_HAND).in_words()
         print(f"{deployment.name:24} {told}{', paused' if deployment.paused else ''}", flush=True)

@@ -228,6 +228,27 @@ def test_prefect_yaml_has_the_schedules_and_a_worker_runs_them(alone: Project) -
         assert run["state_name"] == "Completed"
 
 
+def test_what_is_deployed_for_a_pool_is_left_to_it(project: Project, prefect_home: Path) -> None:
+    project.env["PREFECT_HOME"] = str(prefect_home)
+
+    def found(api: str) -> list[dict[str, Any]]:
+        return list(ask(api, "/deployments/filter", {"flows": {"name": {"any_": ["retrain"]}}}))
+
+    with serving(project) as (_, api):
+        wait_for(lambda: found(api))
+        project.env["PREFECT_API_URL"] = api
+        project.check("prefect", "work-pool", "create", "aigc", "--type", "process")
+        project.check("prefect", "--no-prompt", "deploy", "--all")
+        before = found(api)
+    del project.env["PREFECT_API_URL"]
+    with serving(project) as (_, api):
+        said = "not served: digits-gan is deployed for the work pool 'aigc'; start: aigc work; or, to serve it, first: "
+        assert (
+            f"{said}prefect deployment delete retrain/digits-gan\n" in (project.path.parent / "serve.log").read_text()
+        )
+        assert found(api)[0]["pull_steps"] == before[0]["pull_steps"]
+
+
 def test_a_start_that_made_way_does_not_hide_the_run_at_work(
     tmp_path: Path, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

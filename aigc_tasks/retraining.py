@@ -284,11 +284,12 @@ def fetched(own: str) -> list[str]:
         raise UserError(
             "params.yaml: schedule.push: git has no remote `origin` to push to; add one, or set push: false"
         )
-    if not git("ls-remote", "--heads", ORIGIN, own):
+    ref = f"refs/heads/{own}"
+    if not git("ls-remote", ORIGIN, ref):  # by its full name: another's may end like it
         return []
-    git("fetch", "--quiet", ORIGIN, f"refs/heads/{own}")
+    git("fetch", "--quiet", ORIGIN, ref)
     there, here = git("rev-parse", "FETCH_HEAD"), tip_of(own)
     if here is None or is_ancestor(here, there):
-        git("update-ref", f"refs/heads/{own}", there)
+        git("update-ref", ref, there)
         return []
     return [] if is_ancestor(there, here) else [there]

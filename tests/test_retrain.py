@@ -451,6 +451,15 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     assert retraining.unfinished() == []
 
 
+def test_a_branch_at_origin_whose_name_ends_alike_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init", "--quiet")
+    git("remote", "add", "origin", str(tmp_path))
+    git("update-ref", "refs/heads/old/retrain/x", commit(git("write-tree"), [], "of somebody else"))
+    assert retraining.fetched("retrain/x") == []
+    assert retraining.tip_of("retrain/x") is None
+
+
 def test_what_git_says_is_its_reason_and_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")

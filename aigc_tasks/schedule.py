@@ -92,7 +92,7 @@ class Schedule(knobs.Knobs):
     def starts(self) -> list[str]:
         """The starts that a clock gives."""
         cron = [f"{self.cron} ({self.timezone})"] if self.cron else []
-        return cron + ([f"every {self.interval:g} s"] if self.interval else [])
+        return cron + ([f"every {self.interval:.12g} s"] if self.interval else [])
 
 
 BY_HAND = Schedule.model_validate({"on_change": False})  # of a recipe that says nothing

@@ -156,7 +156,7 @@ def written(schedule: dict[str, Any]) -> str:
     """A schedule of Prefect's in the words of ``Schedule.in_words``."""
     if "cron" in schedule:
         return f"{schedule['cron']} ({schedule['timezone'] or 'UTC'})"
-    return f"every {schedule['interval']:g} s" if "interval" in schedule else str(schedule)
+    return f"every {schedule['interval']:.12g} s" if "interval" in schedule else str(schedule)
 
 
 def told(settings: Recipe, served: Served | None, products: dict[str, list[Event]], ahead: str | None) -> Iterator[str]:

@@ -45,6 +45,7 @@ def test_what_is_wrong_is_named_with_its_mend(section: dict[str, Any], said: str
         ({"cron": "0 3 * * *"}, "0 3 * * * (UTC), when its data has changed"),
         ({"cron": "0 0 29 2 *"}, "0 0 29 2 * (UTC), when its data has changed"),
         ({"interval": 90, "on_change": False}, "every 90 s"),
+        ({"interval": 2_592_060, "on_change": False}, "every 2592060 s"),
         ({"on_change": False}, "by hand"),
     ],
 )

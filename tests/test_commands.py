@@ -179,3 +179,27 @@ def test_a_server_that_refuses_the_login_is_one_clear_line(project: Project) -> 
             why = f"{url}: refuses the login (401); correct PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
             assert (done.returncode, done.stderr) == (1, f"error: {why}\n")
         server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_is_one_clear_line(project: Project) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path in ("/api/health", "/api/admin/version"):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b'"3"')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        project.env |= {
+            "PREFECT_API_URL": f"http://127.0.0.1:{server.server_port}/api",
+            "PREFECT_CLIENT_MAX_RETRIES": "0",
+        }
+        done = project.run("aigc", "pause", "digits-gan")
+        why = "Server disconnected without sending a response.; see that it runs, and run the same command again"
+        assert (done.returncode, done.stderr) == (1, f"error: Prefect's server: {why}\n")
+        server.shutdown()

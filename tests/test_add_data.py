@@ -49,7 +49,7 @@ CLASSES = {f"{name}/{seed}.png": picture(seed + 100 * len(name)) for name in ("c
 
 
 def test_a_name_that_yaml_takes_for_something_else_can_be_pasted(project: Project) -> None:
-    files(project.path / "pics", CLASSES)
+    fill(project.path / "pics", CLASSES)
     for name in ("2024", "true", "2024-99-99"):
         paste(project, project.check("aigc", "add-data", name, "pics"))
         assert f"{name}-diffusion" in project.check("aigc", "list")
@@ -273,6 +273,7 @@ def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -
         ([91 * "a", "pics"], "aaa*: a name is made of .*, 90 of them at most; choose another"),
         (["new", "set"], "set/cifar-10-binary.tar.gz: its md5 is .*, not .*, as that of CIFAR10 is; replace it"),
         (["new", "nowhere"], "nowhere: no such folder or file"),
+        (["new", ""], "the source has no name; name a folder"),
         (["new", "~nobody-of-that-name/pics"], "~nobody-of-that-name/pics: no such user's home"),
         (["new", "http://[::1/pics"], r"http://\[::1/pics: no such folder or file"),
         (["new", "empty"], "empty: holds no pictures"),
@@ -305,7 +306,7 @@ def test_an_error_is_one_line_and_nothing_is_written(project: Project, arguments
 
 
 def test_of_several_at_once_each_is_written_and_a_name_once(project: Project) -> None:
-    files(project.path / "pics", CLASSES)
+    fill(project.path / "pics", CLASSES)
     names = ["one", "two", "three", "four", "same", "same"]
     started = [project.start("aigc", "add-data", name, "pics") for name in names]
     said = [process.communicate()[0] for process in started]

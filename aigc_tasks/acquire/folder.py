@@ -25,7 +25,9 @@ STRAY = 0.1  # share of a labelled set's files that may lie in no class folder
 
 class Source(acquire.Source):
     kind: Literal["folder"]
-    source: str = Field(description=f"folder of pictures or of archives of them, or one archive: {archives.READ}")
+    source: str = Field(
+        min_length=1, description=f"folder of pictures or of archives of them, or one archive: {archives.READ}"
+    )
     labels: bool | str | None = Field(
         None,
         description="true: pictures lie in folders named after their class; a path: of a CSV with a class for each; "

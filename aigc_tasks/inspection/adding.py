@@ -15,7 +15,7 @@ from aigc_tasks.acquire import places
 from aigc_tasks.clean import splitting
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
-from aigc_tasks.inspection.kinds import as_kind, decided, from_project
+from aigc_tasks.inspection.kinds import SOMEWHERE, as_kind, decided, from_project
 from aigc_tasks.inspection.look import AS_CLEAN, LARGEST, SHOWN, Look, counted, group, looked, reasons, shown
 from aigc_tasks.knobs import validated
 
@@ -40,6 +40,8 @@ def add(name: str, place: str, stand: Path, labels: str | None, size: int | None
     )
     if name in recipe.read(layout.PARAMS)["datasets"]:
         raise in_use
+    if not place:  # as of a variable that is not set; the project's own folder would be taken
+        raise UserError(f"the source has no name; {SOMEWHERE}")
     section: dict[str, Any] = decided(place, stand) if kind is None else {"kind": kind, **as_kind(place, stand, kind)}
     source = acquire.source(section["kind"])
     if labels is not None:

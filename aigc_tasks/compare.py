@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aigc_tasks import graph, layout, lockfile, stage
+from aigc_tasks import evaluate, graph, layout, lockfile, stage
 from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import doubt
 from aigc_tasks.recipe import Recipe, recipe
@@ -37,7 +37,7 @@ def compare(names: list[str]) -> str:
     settings = {name: recipe(name) for name in names}
     figures = {name: measured(name) for name in names}
     draw(figures)
-    apart = incomparable(settings)
+    apart = incomparable(settings, figures)
     known = [row for row in ROWS if any(row in found for found in figures.values())]
     lines = [["", *names], *([row, *cells(row, figures, starred=not apart)] for row in known)]
     seconds = {name: stage.seconds(f"train@{name}") for name in names}
@@ -60,8 +60,8 @@ def measured(name: str) -> dict[str, Any]:
     return figures
 
 
-def incomparable(settings: dict[str, Recipe]) -> str:
-    """Why no recipe can be called the best, in a line; empty if all were measured on one data set by one judge."""
+def incomparable(settings: dict[str, Recipe], figures: dict[str, dict[str, Any]]) -> str:
+    """Why no recipe can be called the best, in a line; empty if one judge measured all alike."""
     if len({found.dataset.name for found in settings.values()}) > 1:
         return (
             "of different data sets and so by different judges: ratios and shares compare with care; nothing is starred"
@@ -70,14 +70,30 @@ def incomparable(settings: dict[str, Recipe]) -> str:
     if len(set(judges.values())) > 1:
         which = ", ".join(f"{name} by {known[:8] or 'one unknown'}" for name, known in judges.items())
         return f"by different judges ({which}): nothing compares, nothing is starred"
+    # FID falls with more samples; shares that balls tell grow with them, and with the balls' neighbours
+    ways = {name: f"{figures[name]['samples']} samples, {neighbours(name)} neighbours" for name in settings}
+    if len(set(ways.values())) > 1:
+        which = "; ".join(f"{name} with {way}" for name, way in ways.items())
+        return f"not measured alike ({which}): ratios compare with care; nothing is starred"
     return ""
+
+
+def measuring(name: str) -> dict[str, Any]:
+    """What ``dvc.lock`` records of the evaluation that the recipe's figures are of; nothing where it has none."""
+    return dict(lockfile.stages().get(f"evaluate@{name}", {}))
 
 
 def judge(settings: Recipe) -> str:
     """DVC's hash of the judge that the recipe's figures were measured by, as ``dvc.lock`` records it."""
-    used = lockfile.stages().get(f"evaluate@{settings.name}", {}).get("deps", [])
     path = str(layout.features(settings.dataset.name))
+    used = measuring(settings.name).get("deps", [])
     return next((str(dependency["md5"]) for dependency in used if dependency["path"] == path), "")
+
+
+def neighbours(name: str) -> int:
+    """The neighbours that the balls reached to then, whatever ``params.yaml`` says now."""
+    knobs = measuring(name).get("params", {}).get(str(layout.PARAMS), {}).get(f"recipes.{name}.evaluate") or {}
+    return int(knobs.get("neighbours", evaluate.Knobs.model_fields["neighbours"].default))
 
 
 def outdated(settings: dict[str, Recipe]) -> list[str]:

@@ -32,8 +32,10 @@ def figures(fid: float, **other: float) -> dict[str, float]:
     return found | other
 
 
-def measured(name: str, found: dict[str, float], judge: str = "1234567890", dataset: str = "digits") -> None:
-    """As an evaluation leaves it: figures and grid in ``reports/``, the judge that was used in ``dvc.lock``."""
+def measured(
+    name: str, found: dict[str, float], judge: str = "1234567890", dataset: str = "digits", **knobs: int
+) -> None:
+    """As an evaluation leaves it: figures and grid in ``reports/``, the judge and the knobs it used in ``dvc.lock``."""
     folder = Path("reports") / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "quality.json").write_text(json.dumps(found))
@@ -41,7 +43,9 @@ def measured(name: str, found: dict[str, float], judge: str = "1234567890", data
     yaml, lock = YAML(typ="safe"), Path("dvc.lock")
     known: dict[str, Any] = yaml.load(lock.read_text()) if lock.exists() else {"schema": "2.0", "stages": {}}
     used = {"path": f"data/features/{dataset}", "hash": "md5", "md5": judge}
-    known["stages"][f"evaluate@{name}"] = {"cmd": f"python -m aigc_tasks.evaluate {name}", "deps": [used], "outs": []}
+    section = {"params.yaml": {f"recipes.{name}.evaluate": knobs}}
+    made = {"cmd": f"python -m aigc_tasks.evaluate {name}", "deps": [used], "params": section, "outs": []}
+    known["stages"][f"evaluate@{name}"] = made
     with open(lock, "w") as file:
         yaml.dump(known, file)
 
@@ -85,6 +89,21 @@ def test_nothing_is_starred_between_different_data_sets(families: Project) -> No
     said = compare([GAN, VAE])
     assert starred(said) == []
     assert len([line for line in said.splitlines() if "different data sets" in line]) == 1
+
+
+def test_nothing_is_starred_where_samples_or_neighbours_differ(families: Project) -> None:
+    """FID falls with more samples, coverage grows with wider balls: neither makes a better model."""
+    measured(GAN, figures(0.6))
+    measured(VAE, figures(2.0, samples=60))
+    said = compare([GAN, VAE])
+    assert starred(said) == []
+    assert f"not measured alike ({GAN} with 1000 samples, 5 neighbours; {VAE} with 60 samples, 5 neighbours)" in said
+    measured(VAE, figures(2.0), neighbours=20)
+    said = compare([GAN, VAE])
+    assert starred(said) == []
+    assert f"{VAE} with 1000 samples, 20 neighbours" in said
+    measured(VAE, figures(2.0), neighbours=5)
+    assert "fid_ratio" in starred(compare([GAN, VAE]))
 
 
 def test_few_images_are_said(families: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -415,6 +416,18 @@ def test_the_grid_has_a_class_a_row_where_there_are_few_samples_of_it(modelled: 
         own = found["samples"][found["labels"] == label]
         assert {cell[:8, :8].tobytes() for cell in row[: len(own)]} == {sample.tobytes() for sample in own}
         assert all((cell == 32).all() for cell in row[len(own) :])
+
+
+def test_a_class_without_a_training_image_has_no_row_of_interpolation(modelled: Project) -> None:
+    card = json.loads((layout.model("digits-gan") / "model.json").read_text())
+    card["counts"][0] = card["counts"][7] = 0
+    (layout.model("digits-gan") / "model.json").write_text(json.dumps(card))
+    found = processed(modelled, count=20, save=["interpolation", "gif"])
+    assert {0, 7}.isdisjoint(found["labels"].tolist())
+    for name, rows, columns in (("interpolation.png", 8, 16), ("interpolation.gif", 1, 8)):
+        with Image.open(layout.samples("digits-gan") / name) as picture:
+            factor = picture.width // (9 * columns + 1)
+            assert picture.size == ((9 * columns + 1) * factor, (9 * rows + 1) * factor)
 
 
 def test_pixels_that_are_no_numbers_are_not_saved(modelled: Project) -> None:

@@ -58,11 +58,10 @@ def reference(dataset: str, device: torch.device) -> Reference:
 
 
 def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
-    """One row a class, changed as the samples are; as strips, as an animation, or both."""
-    classes, shape = len(sampler.card.counts), sampler.card.shape
-    frames = sampler.interpolate(np.arange(classes), knobs.seed, FRAMES)
-    flat = changed(frames.reshape(-1, *shape), knobs.changes)
-    frames = flat.reshape(classes, FRAMES, *flat.shape[1:])
+    """One row a class that was learned from, changed as the samples are; as strips, as an animation, or both."""
+    frames = sampler.interpolate(np.flatnonzero(sampler.card.counts), knobs.seed, FRAMES)
+    flat = changed(frames.reshape(-1, *sampler.card.shape), knobs.changes)
+    frames = flat.reshape(len(frames), FRAMES, *flat.shape[1:])
     if "interpolation" in knobs.save:
         saving.strips(frames).save(folder / "interpolation.png")
     if "gif" in knobs.save:

@@ -183,11 +183,11 @@ def card_of(settings: Recipe, data: arrays.Clean, fingerprint: str) -> Card:
 def looks(card: Card) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers to draw, the first ``LOOKED_AT`` in the classes' shares; and which of them make the picture.
 
-    It has one class a row, or ten rows of the only one.
+    It has one class a row, or ten rows of the only one; none of a class that there is no training image of.
     """
-    drawn, classes = proportional(card.counts, LOOKED_AT), np.arange(len(card.counts))
+    drawn, classes = proportional(card.counts, LOOKED_AT), np.flatnonzero(card.counts)
     wanted = GRID if card.classes else GRID * GRID
-    lacking = np.maximum(wanted - np.bincount(drawn, minlength=len(classes)), 0)
+    lacking = np.maximum(wanted - np.bincount(drawn, minlength=len(card.counts))[classes], 0)
     labels = np.concatenate([drawn, np.repeat(classes, lacking)])
     return labels, np.concatenate([model.to_look_at(labels, number, wanted) for number in classes.tolist()])
 

@@ -341,6 +341,14 @@ def test_an_animation_goes_there_and_back_for_ever(channels: int, tmp_path: Path
             ]
 
 
+def test_an_animation_wider_than_a_gif_may_be_goes_on_below(tmp_path: Path) -> None:
+    saving.animation(tmp_path / "a.gif", np.tile(np.uint8(200), (70, 3, 1, 2, 1000)))
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.size == (65 * 1001 + 1, 2 * 3 + 1)
+        assert gif.convert("L").getpixel((5 * 1001 - 500, 5)) == 200, "the last of 70"
+        assert gif.convert("L").getpixel((6 * 1001 - 500, 5)) == 32
+
+
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 

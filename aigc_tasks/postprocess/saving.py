@@ -14,6 +14,7 @@ from aigc_tasks.progress import progress
 
 OPTIONS: dict[str, dict[str, Any]] = {"png": {}, "webp": {"lossless": True}}
 DURATION = 80  # milliseconds a frame
+WIDEST = 65_535  # pixels of a GIF
 LONGEST = 200  # bytes of a class in the name of a file, which may have 255
 
 
@@ -39,7 +40,11 @@ def strips(frames: np.ndarray) -> Image.Image:
 
 
 def animation(path: Path, frames: np.ndarray) -> None:
-    """uint8 R×F×C×H×W as an endless GIF, the rows side by side, there and back in 2F - 2 frames."""
-    there = [image.grid(moment, columns=len(frames)) for moment in frames.swapaxes(0, 1)]
+    """uint8 R×F×C×H×W as an endless GIF, the rows side by side, there and back in 2F - 2 frames.
+
+    Rows that a GIF is not wide enough for come below.
+    """
+    columns = min(len(frames), (WIDEST - 1) // (frames.shape[-1] + 1))
+    there = [image.grid(moment, columns) for moment in frames.swapaxes(0, 1)]
     first, *others = there + there[-2:0:-1]
     first.save(path, save_all=True, append_images=others, duration=DURATION, loop=0)

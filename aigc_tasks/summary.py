@@ -10,6 +10,7 @@ from aigc_tasks import graph, layout, tracking
 from aigc_tasks import recipe as recipes
 from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
+from aigc_tasks.evaluate import by_heart
 from aigc_tasks.promote import promoting
 
 
@@ -28,7 +29,8 @@ def result(recipe: str) -> str:
         [
             f"quality   FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real",
             f"          precision {figures['precision']:.2f} (real {figures['precision_floor']:.2f}), recall"
-            f" {figures['recall']:.2f} (real {figures['recall_floor']:.2f}), {figures['memorised']:.1%} memorised",
+            f" {figures['recall']:.2f} (real {figures['recall_floor']:.2f})",
+            f"          {by_heart(figures)}",
             f"{extra}{live}samples   {layout.report(recipe) / 'grid.png'}",
             f"report    {layout.report(recipe) / 'report.html'}",
             f"MLflow    run {run_id or 'not in this store'}",

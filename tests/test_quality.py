@@ -136,6 +136,16 @@ def test_few_images_for_many_features_are_said_with_the_result() -> None:
     assert "trusted" not in report.sentence(found | {"test_images": 64})
 
 
+@pytest.mark.parametrize(("copies", "told"), [(0, True), (194, False)])
+def test_samples_that_are_near_by_blur_alone_are_told_from_copies(copies: int, told: bool) -> None:
+    """All of 200 near to a training image by pixels, as average images are; some or none of them by the relative."""
+    found = {"samples": 200, "test_images": 100, "features": 64, "fid": 1.0, "fid_ratio": 2.0}
+    found |= {"precision": 1.0, "recall": 1.0, **figures.share("memorised", np.ones(200, bool))}
+    found |= figures.share("memorised_relative", np.arange(200) < copies)
+    said = "; 100.0% memorised, but 0.0% by the relative distance: blurred rather than copied"
+    assert report.sentence(found).endswith(said if told else "; 100.0% memorised")
+
+
 def test_the_report_says_how_many_images_a_step_took(here: Project, tmp_path: Path) -> None:
     """No more than there are: 500 of the batch of 512."""
     here.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(batch=512))

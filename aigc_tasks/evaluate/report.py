@@ -12,7 +12,7 @@ import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader
 
 from aigc_tasks.card import Card
-from aigc_tasks.evaluate import doubt
+from aigc_tasks.evaluate import by_heart, doubt
 from aigc_tasks.evaluate.figures import Figures
 from aigc_tasks.recipe import Recipe
 
@@ -38,7 +38,7 @@ def sentence(figures: Figures) -> str:
     """The result in a line."""
     said = f"FID {figures['fid']:.3g}, {figures['fid_ratio']:.2f} × real against real"
     said += f"; precision {figures['precision']:.2f}, recall {figures['recall']:.2f}"
-    said += f"; {figures['memorised']:.1%} memorised"
+    said += f"; {by_heart(figures)}"
     said += f"; post-processing {helped(figures)}" if "postprocess_gain" in figures else ""
     return said + (f"; {doubt(figures)}" if doubt(figures) else "")
 

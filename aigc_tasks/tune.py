@@ -140,6 +140,7 @@ def open_study(folder: Path, searched: Space, start: dict[str, Any]) -> optuna.S
     """The search's own SQLite file, begun or as it was left. Its first trial is ``start``, the recipe as it stands.
 
     What the recipe has outside of the bounds keeps its value in that trial, and the sampler learns nothing of it.
+    Raises ``UserError`` where the recipe stands otherwise by now: nothing found would be known to be better than that.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = f"sqlite:///{(folder / 'study.db').resolve()}"
@@ -147,6 +148,12 @@ def open_study(folder: Path, searched: Space, start: dict[str, Any]) -> optuna.S
     if not study.get_trials(deepcopy=False):
         study.set_user_attr("start", start)
         study.enqueue_trial({knob: value for knob, value in start.items() if holds(searched[knob], value)})
+    began = study.user_attrs["start"]
+    if start not in [began, *(trial.user_attrs.get("knobs") for trial in study.get_trials())]:
+        raise UserError(
+            f"{folder}: this search began with {listed(began)}; the recipe has {listed(start)} now, which no trial has "
+            "measured; put it back to go on, or remove that folder to search anew"
+        )
     return study
 
 

@@ -216,6 +216,23 @@ def test_a_trial_that_diverges_is_said_and_the_search_goes_on(untrained: Project
 
 
 @pytest.mark.slow
+def test_a_recipe_that_changed_since_is_not_taken_for_measured(untrained: Project) -> None:
+    """Its old figure would be called that of the recipe, and a winner over the old one be written over the new one."""
+    search = ("aigc", "tune", "digits-gan", "--trials", "1", "--steps", "2", "--knob", "model.penalty=0.01:10")
+    untrained.edit(lambda p: p["recipes"]["digits-gan"]["model"].update(penalty=0.5))
+    untrained.check(*search)
+    untrained.edit(lambda p: p["recipes"]["digits-gan"]["model"].update(penalty=0.25))
+    said = untrained.run(*search).stderr
+    assert re.fullmatch(
+        r"error: \.aigc/tune/digits-gan/\w+: this search began with model\.penalty 0\.5; the recipe has model\.penalty "
+        r"0\.25 now, which no trial has measured; put it back to go on, or remove that folder to search anew\n",
+        said,
+    ), said
+    untrained.edit(lambda p: p["recipes"]["digits-gan"]["model"].update(penalty=0.5))
+    assert "none of 1 trials is better" in untrained.check(*search)
+
+
+@pytest.mark.slow
 def test_few_validation_images_are_said_before_the_trials(untrained: Project) -> None:
     untrained.edit(lambda p: p["datasets"]["digits"].update(clean={"val": 0.02}))
     said = untrained.check("aigc", "tune", "digits-gan", "--trials", "1", "--steps", "2").splitlines()

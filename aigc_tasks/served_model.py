@@ -34,20 +34,38 @@ class ServedModel(PythonModel):
         for row in model_input.to_dict("records") or [{}] * len(model_input):
             given = {key: value for key, value in row.items() if not pd.isna(value)}
             try:
-                options = json.loads(given.get("options", "{}"))
-                if not isinstance(options, dict):
-                    raise UserError(f"options: expected knobs and values as JSON, got {given['options']}")
+                options = knobs(given.get("options", "{}"))
                 maker = Maker(self.folder, options) if options else self.maker
                 label = str(given["label"]) if "label" in given and self.maker.card.classes else None
-                count = int(given.get("count", 1))
-                if count < 1:
-                    raise UserError(f"count: expected a whole number from 1, got {count}")
-                images.append(maker.images(count, label, int(given.get("seed", 0)))[0])
-            except (UserError, ValueError) as error:
+                count, seed = whole("count", given.get("count", 1), 1), whole("seed", given.get("seed", 0), 0)
+                images.append(maker.images(count, label, seed)[0])
+            except UserError as error:
                 raise ValueError(f"{error}") from None
         if not images:
             raise ValueError('no rows: give at least one, for example {"count": 1}')
         return np.concatenate(images)
+
+
+def knobs(given: str) -> dict[str, Any]:
+    """What JSON in a row says; here and below raises ``UserError``."""
+    try:
+        found = json.loads(given)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"options: expected knobs and values as JSON, got {given}")
+    return found
+
+
+def whole(name: str, given: Any, least: int) -> int:
+    """A number in a row: 3, or 3.0, as pandas has it in a column with gaps, or text that says so."""
+    try:
+        found = int(given)
+    except (ValueError, TypeError, OverflowError):
+        found = least - 1
+    if found < least or (not isinstance(given, str) and found != given):
+        raise UserError(f"{name}: expected a whole number from {least}, got {given}")
+    return found
 
 
 mlflow.models.set_model(ServedModel())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import TIMEOUT, Project, error
 from market import PRODUCT
@@ -80,6 +83,26 @@ def test_the_function_the_command_and_the_served_model_agree(
     finally:
         lifeline.stop(child)
     np.testing.assert_array_equal(found, images)
+
+
+def test_the_served_model_names_the_field_that_is_wrong(
+    settled_market: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{settled_market.path}/mlruns/mlflow.db")
+    model = mlflow.pyfunc.load_model(f"models:/{PRODUCT}@champion")
+    for row, said in [
+        ({"count": 2.5}, "count: expected a whole number from 1, got 2.5"),
+        ({"count": "x"}, "count: expected a whole number from 1, got x"),
+        ({"count": 0}, "count: expected a whole number from 1, got 0"),
+        ({"seed": -1}, "seed: expected a whole number from 0, got -1"),
+        ({"seed": 1.5}, "seed: expected a whole number from 0, got 1.5"),
+        ({"options": "{bad"}, "options: expected knobs and values as JSON, got {bad"),
+        ({"options": "null"}, "options: expected knobs and values as JSON, got null"),
+    ]:
+        with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+            model.predict(pd.DataFrame([row]))
+    gaps = pd.DataFrame([{"count": 2, "seed": 3}, {}])  # which makes 2.0 of 2
+    assert len(model.predict(gaps)) == 3
 
 
 @pytest.mark.parametrize("address", [f"{PRODUCT}@previous", f"{PRODUCT}@1", f"{PRODUCT}@challenger"])

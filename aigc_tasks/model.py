@@ -28,6 +28,7 @@ NOTHING = (
     f"pixels that are no numbers were drawn; set the knobs of sampling nearer to their defaults ({PARAMS}: "
     "postprocess.sampling, or --option), or train with a lower `learning_rate`"
 )
+ROWS = 50  # of a picture: of 300 classes it would be higher than anybody scrolls, and dear to draw in training
 TINY = 1e-9  # a Sobol sequence may begin at 0, which is no quantile
 
 
@@ -140,6 +141,12 @@ def to_look_at(labels: np.ndarray, number: int, count: int) -> np.ndarray:
     """
     rows = np.flatnonzero(labels == number)
     return np.concatenate([rows[::2], rows[1::2]])[:count]
+
+
+def worth_a_row(classes: np.ndarray) -> np.ndarray:
+    """The classes that a picture has a row of: all, or ``ROWS`` from the first on, evenly, where there are more."""
+    rows = min(len(classes), ROWS)
+    return classes[np.arange(rows) * len(classes) // max(rows, 1)]
 
 
 @torch.no_grad()

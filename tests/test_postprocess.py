@@ -24,7 +24,7 @@ from aigc_tasks.features.judge import features
 from aigc_tasks.knobs import validated
 from aigc_tasks.model import save_model
 from aigc_tasks.postprocess import Knobs, Reject, saving, selection, steps
-from aigc_tasks.postprocess.sampling import postprocess
+from aigc_tasks.postprocess.sampling import grid, postprocess
 from aigc_tasks.train.training import card_of
 
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 64, 64), (3, 64, 64)]
@@ -424,6 +424,13 @@ def test_the_grid_has_a_class_a_row_where_there_are_few_samples_of_it(modelled: 
         own = found["samples"][found["labels"] == label]
         assert {cell[:8, :8].tobytes() for cell in row[: len(own)]} == {sample.tobytes() for sample in own}
         assert all((cell == 32).all() for cell in row[len(own) :])
+
+
+def test_the_grid_of_many_classes_can_still_be_looked_at() -> None:
+    labels = np.repeat(np.arange(120), 3)
+    sheet = np.asarray(grid(np.uint8(labels).repeat(64).reshape(-1, 1, 8, 8), labels))
+    factor = sheet.shape[1] // 28
+    assert sheet[5 * factor :: 9 * factor, 5 * factor].tolist() == [number * 120 // 50 for number in range(50)]
 
 
 def test_a_class_without_a_training_image_has_no_row_of_interpolation(modelled: Project) -> None:

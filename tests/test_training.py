@@ -305,6 +305,14 @@ def test_a_look_has_a_row_of_every_class_and_the_shares_of_all(counts: list[int]
     assert len(labels) <= LOOKED_AT + len(shown)
 
 
+def test_of_many_classes_a_look_has_some_rows_evenly_among_them() -> None:
+    classes = [str(number) for number in range(300)]
+    labels, shown = looks(Card("r", "d", "gan", "resnet", {}, (1, 8, 8), classes, [7] * 300, ""))
+    assert np.unique(labels[shown]).tolist() == list(range(0, 300, 6))
+    assert len(shown) == 500
+    assert len(labels) <= LOOKED_AT + len(shown)
+
+
 def test_curves_may_come_and_go(data: Split, tmp_path: Path) -> None:
     """A point is the mean of the steps that have the curve; a gap is no number in the table."""
     knobs = KNOBS.model_copy(update={"steps": 5, "log_every": 2, "checkpoint_every": 2})

@@ -12,7 +12,7 @@ from aigc_tasks import compute, layout
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
 from aigc_tasks.modalities import image
-from aigc_tasks.model import Sampler, to_look_at
+from aigc_tasks.model import Sampler, to_look_at, worth_a_row
 from aigc_tasks.postprocess import Knobs, saving, steps
 from aigc_tasks.postprocess.making import Reference, changed, made
 from aigc_tasks.recipe import recipe
@@ -58,8 +58,8 @@ def reference(dataset: str, device: torch.device) -> Reference:
 
 
 def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
-    """One row a class that was learned from, changed as the samples are; as strips, as an animation, or both."""
-    frames = sampler.interpolate(np.flatnonzero(sampler.card.counts), knobs.seed, FRAMES)
+    """One row a class that was learned from, of many of some, changed as the samples are; as strips, a GIF, or both."""
+    frames = sampler.interpolate(worth_a_row(np.flatnonzero(sampler.card.counts)), knobs.seed, FRAMES)
     flat = changed(frames.reshape(-1, *sampler.card.shape), knobs.changes)
     frames = flat.reshape(len(frames), FRAMES, *flat.shape[1:])
     if "interpolation" in knobs.save:
@@ -69,8 +69,8 @@ def save_interpolation(folder: Path, sampler: Sampler, knobs: Knobs) -> None:
 
 
 def grid(images: np.ndarray, labels: np.ndarray) -> Image.Image:
-    """Up to ``COLUMNS`` samples of every class in a row of its own; of a single class ``COLUMNS`` rows of them."""
-    classes = np.unique(labels).tolist()
+    """Up to ``COLUMNS`` samples of a class in a row, of many classes of some; of a single class ``COLUMNS`` rows."""
+    classes = worth_a_row(np.unique(labels)).tolist()
     if len(classes) == 1:
         return image.grid(images[to_look_at(labels, classes[0], COLUMNS**2)], COLUMNS)
     rows = [images[to_look_at(labels, label, COLUMNS)] for label in classes]

@@ -183,9 +183,9 @@ def card_of(settings: Recipe, data: arrays.Clean, fingerprint: str) -> Card:
 def looks(card: Card) -> tuple[np.ndarray, np.ndarray]:
     """Class numbers to draw, the first ``LOOKED_AT`` in the classes' shares; and which of them make the picture.
 
-    It has one class a row, or ten rows of the only one; none of a class that there is no training image of.
+    It has one class a row (`model.worth_a_row`), or ten rows of the only one; none of a class without a training image.
     """
-    drawn, classes = proportional(card.counts, LOOKED_AT), np.flatnonzero(card.counts)
+    drawn, classes = proportional(card.counts, LOOKED_AT), model.worth_a_row(np.flatnonzero(card.counts))
     wanted = GRID if card.classes else GRID * GRID
     lacking = np.maximum(wanted - np.bincount(drawn, minlength=len(card.counts))[classes], 0)
     labels = np.concatenate([drawn, np.repeat(classes, lacking)])

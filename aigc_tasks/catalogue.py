@@ -26,15 +26,18 @@ def take(name: str, source: str | None = None) -> list[str]:
     offered = sorted(path.stem for path in layout.CATALOGUE.glob("*.yaml"))
     if name not in offered:
         raise UserError(f"{layout.CATALOGUE}: there is no {name!r}; {suggestion(name, offered)}")
+    in_use = UserError(f"{layout.PARAMS}: recipes.{name}: is in use already; run it: aigc run {name}")
     if name in recipe.names():
-        raise UserError(f"{layout.PARAMS}: recipes.{name}: is in use already; run it: aigc run {name}")
+        raise in_use
     file = layout.CATALOGUE / f"{name}.yaml"
     recipe.read(file)  # a file that is not YAML is named
     yaml = editor()
     offer, params = yaml.load(file.read_text()), yaml.load(layout.PARAMS.read_text()) or {}
     fill(offer, params, name, source)
     validate(yaml, offer, name, file)
-    return put(offer)
+    if f"recipes.{name}" not in (added := put(offer)):
+        raise in_use  # since the look above
+    return added
 
 
 def editor() -> YAML:

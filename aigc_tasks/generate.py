@@ -26,7 +26,7 @@ from aigc_tasks.postprocess import saving
 from aigc_tasks.product import BATCH, Batch, Maker
 from aigc_tasks.progress import progress
 from aigc_tasks.promote import registry, served
-from aigc_tasks.promote.register import whole
+from aigc_tasks.promote.register import FILES, mended
 
 NOTE = "generated.json"  # in the folder: what was asked, of which version, and how many batches are done
 FOLDER = 10_000  # files in one folder
@@ -51,11 +51,11 @@ def write(
 ) -> str:
     """The same into files, batch by batch; goes on where it was stopped. Returns what was done, in words."""
     product, found = registry.find(address)
-    version = whole(found)
+    version = mended(found)
     maker = Maker(served.folder(version), options)
     maker.number(label)
     asked = {
-        "product": product.name, "version": int(version.version), "files": version.tags["aigc.files"],
+        "product": product.name, "version": int(version.version), "files": version.tags.get(FILES),
         "count": count, "label": label, "seed": seed, "format": form, "options": options or {},
     }  # fmt: skip
     done = begun(out, asked)

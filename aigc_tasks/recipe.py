@@ -84,11 +84,11 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def content_of(path: Path) -> Any:
-    """What a YAML file holds; raises ``UserError``."""
+def content_of(path: Path, dated: bool = False) -> Any:
+    """What a YAML file holds; raises ``UserError``, also for a date in one that is not ``dated``."""
     try:
         text = path.read_text(encoding="utf-8")
-        return parsed(text)
+        return parsed(text, dated)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; restore it, for example by `git checkout {path}`") from None
     except UnicodeDecodeError as error:
@@ -103,10 +103,11 @@ def content_of(path: Path) -> Any:
 
 
 @lru_cache(maxsize=4)
-def parsed(text: str) -> Any:
+def parsed(text: str, dated: bool) -> Any:
     """What the YAML holds, not to be changed: a look at fifty recipes reads the same text two hundred times."""
     yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = Undated
+    if not dated:
+        yaml.Constructor = Undated
     return yaml.load(text)
 
 

@@ -214,10 +214,17 @@ class Workplace:
         """Commit what came out to the branch, and share it if asked to; None if nothing has changed.
 
         What another machine has put on the branch since the two parted is joined, also if nothing has changed here:
-        `origin` takes nothing that does not come after what it has.
+        `origin` takes nothing that does not come after what it has. Raises ``UserError`` where that is away, once it is
+        committed.
         """
         own, ours, last = branch(self.settings.name), lockfile.stages(), lockfile.stages_at(self.last)
-        rivals = fetched(own) if self.push else []
+        rivals: list[str] = []
+        away: UserError | None = None
+        if self.push:
+            try:
+                rivals = fetched(own)
+            except UserError as error:
+                away = error
         tip, new = tip_of(own), None
         if rivals or ours != self.own(last):
             lockfile.write(lockfile.stages_at(self.base) | ours)
@@ -225,6 +232,8 @@ class Workplace:
             earlier = [one for one in (tip, *rivals) if one is not None and not is_ancestor(one, self.base)]
             new = worktree.commit(git("write-tree"), [self.base, *earlier], message())
             git("update-ref", f"refs/heads/{own}", new, tip or "0" * 40)
+        if away is not None:
+            raise away
         if self.push and (new or tip):
             with sharing.shared() as repo:
                 repo.push(self.targets)

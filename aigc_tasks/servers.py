@@ -143,8 +143,8 @@ def refuse_dead(url: str) -> None:
     told = temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0})
     try:
         with told, get_client(sync_client=True) as client:
-            client.api_version()  # of its health it tells everybody
-    except (httpx.HTTPError, ValueError) as error:
+            client.read_flows(limit=1)  # of its health it tells everybody
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             mend = "correct PREFECT_API_KEY or PREFECT_API_AUTH_STRING"

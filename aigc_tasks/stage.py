@@ -42,15 +42,20 @@ def explain(error: BaseException | None) -> str | None:
             return f"{where}{error.strerror}" + (f"; {mend}" if mend else "")
         if type(error).__name__ == "MlflowException":  # by name: to import it takes a second
             return f"MLflow: {str(error).splitlines()[0]}"
-        if any(
-            base.__module__.startswith("httpx") for base in type(error).__mro__
-        ):  # of which Prefect's client is made
+        if is_away(error):
             said = (str(error) or type(error).__name__).splitlines()[0]
             return f"Prefect's server: {said}; see that it runs, and run the same command again"
         if isinstance(error, sqlite3.OperationalError):
             return f"a database in .dvc/tmp or mlruns: {error}; {MENDS[errno.ENOSPC]}"
         error = error.__cause__
     return None
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether Prefect's server cannot be reached or fails, by the library that its client is made of."""
+    names = {base.__name__ for base in type(error).__mro__ if base.__module__.partition(".")[0] == "httpx"}
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return "TransportError" in names or ("HTTPStatusError" in names and status >= 500)
 
 
 def damaged(error: BaseException | None) -> str | None:

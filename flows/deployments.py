@@ -120,7 +120,7 @@ def write() -> list[str]:
     What else the file says stays, also what was added to a retraining there: its work pool, job variables and so on.
     Raises ``UserError``.
     """
-    refuse_odd(recipes.content_of(FILE))
+    refuse_odd(recipes.content_of(FILE, dated=True))
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 120, True
     yaml.indent(mapping=2, sequence=4, offset=2)

@@ -69,6 +69,17 @@ def test_what_is_here_is_not_fetched_again_unless_it_changed(web: Web, tmp_path:
     assert downloading.download(url, tmp_path).read_bytes() == BIG[::-1]
 
 
+def test_of_a_server_that_tells_nothing_the_same_bytes_are_the_same_file(web: Web, tmp_path: Path) -> None:
+    """What was listed of it holds, though it has to be fetched each time."""
+    web.files, web.version, web.lengths, web.ranges = {"/a.bin": BIG}, None, False, False
+    place = downloading.download(f"{web.url}/a.bin", tmp_path)
+    before = place.stat()
+    assert downloading.download(f"{web.url}/a.bin", tmp_path).stat().st_ctime_ns == before.st_ctime_ns
+    web.files["/a.bin"] = BIG[::-1]
+    assert downloading.download(f"{web.url}/a.bin", tmp_path).read_bytes() == BIG[::-1]
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_file_that_changes_during_the_download_is_not_mixed(web: Web, tmp_path: Path) -> None:
     web.files, web.breaks, web.ranges = {"/a.bin": BIG}, 1000, False
     with pytest.raises(UserError):

@@ -402,6 +402,26 @@ def test_what_parted_from_origin_is_joined(trained: Project, tmp_path: Path) -> 
     assert kept(trained) == result
 
 
+def test_what_came_out_while_origin_went_away_is_kept_here(trained: Project, tmp_path: Path) -> None:
+    origin, answers = tmp_path / "origin.git", tmp_path / "answers"
+    trained.check("git", "init", "-q", "--bare", str(origin))
+    trained.check("git", "remote", "add", "origin", str(origin))
+    trained.check("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    trained.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"push": True}))
+    trained.edit(lambda p: p["recipes"]["digits-gan"]["postprocess"].update(seed=1))
+    answers.write_text(f'#!/bin/sh\nmkdir {tmp_path}/asked && exec git-upload-pack "$@"\n')  # once
+    answers.chmod(0o755)
+    trained.check("git", "config", "remote.origin.uploadpack", str(answers))
+    assert refused(trained).startswith("error: git ls-remote: ")
+    result = kept(trained)
+    assert result["postprocess@digits-gan"] != trained.lock()["postprocess@digits-gan"]
+    trained.check("git", "config", "--unset", "remote.origin.uploadpack")
+    assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
+    assert kept(trained) == result
+    there = trained.check("git", "ls-remote", "origin", "refs/heads/retrain/digits-gan")
+    assert there.split()[0] == trained.check("git", "rev-parse", "retrain/digits-gan").strip()
+
+
 def refused(project: Project) -> str:
     done = project.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1

@@ -300,6 +300,14 @@ def test_what_was_edited_wrongly_in_prefect_yaml_is_one_line(
     assert str(said.value).removeprefix("prefect.yaml:").strip() == words.strip()
 
 
+def test_what_else_is_deployed_may_have_dates(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.path)
+    own = "{name: own, entrypoint: 'own.py:flow', parameters: {since: 2024-01-01}}"
+    (project.path / "prefect.yaml").write_text(f"deployments:\n  - {own}\n")
+    deployments.write()
+    assert "since: 2024-01-01" in (project.path / "prefect.yaml").read_text()
+
+
 def test_a_prefect_yaml_whose_deployments_were_all_deleted_has_them_again(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ class Web:
     files: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     version: str | None = "1"  # of all files, told as ETag
+    lengths: bool = True  # whether it says how long an answer is
     breaks: int = 0  # answers that still are to be broken off half way
     refusals: int = 0  # answers that still are to be 503
     pace: float = 0.0  # seconds between two pieces of 64 kB
@@ -75,7 +76,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if ranged and start >= len(content):
             return self.send_error(416)
         self.send_response(206 if ranged else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if web.lengths:
+            self.send_header("Content-Length", str(len(content) - start))
+        else:
+            self.close_connection = True
         self.send_header("Content-Type", "text/html" if path.endswith("/") else "application/octet-stream")
         if ranged:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,8 @@ def fetch(url: str, final: Path, sums: dict[str, str], options: dict[str, Any] |
             part.unlink()
             raise Broken("changed since the download began")
         if not stream.start:
-            final.unlink(missing_ok=True)
+            if version:
+                final.unlink(missing_ok=True)
             part.unlink(missing_ok=True)
             note.write_text(version)
         with open(part, "ab") as file, progress(f"download {final.name}", stream.size or 0, stream.start) as update:
@@ -86,4 +88,7 @@ def fetch(url: str, final: Path, sums: dict[str, str], options: dict[str, Any] |
         if stream.start:
             raise Broken(wrong)
         raise Unreachable(url, wrong, "correct the checksum, or the file there")
-    part.replace(final)
+    if final.exists() and filecmp.cmp(part, final, shallow=False):  # of a server that told no version
+        part.unlink()  # and not put in its place: what was listed would count as changed
+    else:
+        part.replace(final)

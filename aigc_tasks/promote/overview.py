@@ -11,7 +11,7 @@ from aigc_tasks import recipe as recipes
 from aigc_tasks.acquire import raw
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import registry
-from aigc_tasks.promote.register import whole
+from aigc_tasks.promote.register import mended
 from aigc_tasks.promote.registry import Event, Product
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def told(product: Product, history: int | None) -> str:
         if number is None:
             lines.append(f"  {role:11} none")
             continue
-        version = whole(product.version(str(number)))
+        version = mended(product.version(str(number)))
         crowned = registry.crowned(events) if role == "champion" else None
         last = crowned or [event for event in events if event.version == number][-1]
         lines.append(f"  {role:11} version {number}, {version.tags['aigc.recipe']}: {figures(version)}; {age(last)}")

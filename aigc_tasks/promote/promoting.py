@@ -14,7 +14,7 @@ from aigc_tasks.card import read_card
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import served
 from aigc_tasks.promote.decision import Decision
-from aigc_tasks.promote.register import locked, register, registered, run_of, whole
+from aigc_tasks.promote.register import locked, mended, register, registered, run_of
 from aigc_tasks.promote.registry import LONGEST, Product, Standing
 from aigc_tasks.recipe import Recipe, recipe
 
@@ -45,7 +45,7 @@ def promote(name: str) -> Outcome:
     product = product_of(settings)
     with product.changing():
         for number in product.standing().concerned:  # of which one may be what the recipe has made
-            whole(product.version(str(number)))
+            mended(product.version(str(number)))
         version = register(product, settings)
         while True:  # until no decision of somebody else, on another machine, came first
             standing, version = product.standing(), product.version(str(version.version))

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from aigc_tasks import graph, layout, lifeline, lockfile, tracking, worktree
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import registry, served
-from aigc_tasks.promote.register import CARD, DESCRIBED, PROVENANCE, outputs, tags_of
+from aigc_tasks.promote.register import CARD, DESCRIBED, FILES, PROVENANCE, outputs, tags_of
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -105,7 +105,7 @@ def files(version: ModelVersion, root: Path) -> Link:
         wrong.append("the model card")
     if wrong:
         return Link("version", BROKEN, f"not what was registered: {', '.join(wrong)}")
-    return Link("version", HOLDS, f"all files and tags as registered, hash {claims['aigc.files'][:12]}")
+    return Link("version", HOLDS, f"all files and tags as registered, hash {claims[FILES][:12]}")
 
 
 def run(version: ModelVersion, source: Mapping[str, Any]) -> Link:

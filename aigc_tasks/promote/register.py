@@ -30,8 +30,9 @@ REGISTERED = "registered_model_meta"
 DESCRIBED = 5000  # characters of a version's description
 PROVENANCE = "provenance.json"
 SHOWN = ("fid_ratio", "fid", "precision", "recall", "coverage", "class_accuracy", "memorised")  # as tags of a version
+FILES = "aigc.files"  # the tag that proves the files
 LASTING = (  # tags of every version, which commands read
-    "aigc.recipe", tracking.IDENTITY, tracking.FINGERPRINT, "aigc.files", "data.name", "data.digest",
+    "aigc.recipe", tracking.IDENTITY, tracking.FINGERPRINT, "data.name", "data.digest",
     "quality.fid_ratio", "quality.recall",
 )  # fmt: skip
 
@@ -97,7 +98,7 @@ def tags_of(root: Path) -> dict[str, str]:
         "aigc.recipe": source["recipe"],
         tracking.IDENTITY: identity_of(source["stages"]),
         tracking.FINGERPRINT: source["fingerprint"],
-        "aigc.files": graph.digest(root),
+        FILES: graph.digest(root),
         "data.name": source["dataset"],
         "data.digest": source["digest"],
         "git.commit": source["commit"] or "none",
@@ -107,15 +108,24 @@ def tags_of(root: Path) -> dict[str, str]:
     }
 
 
-def whole(version: ModelVersion) -> ModelVersion:
-    """The version with all its tags: what somebody has deleted of them in MLflow is put back from its files."""
+def mended(version: ModelVersion) -> ModelVersion:
+    """The version with the tags that commands read: where somebody has deleted one in MLflow, tags are put back.
+
+    They come from its files; but not the hash of these, which would prove nothing then. Raises ``UserError`` if the
+    store has not all files.
+    """
     if all(tag in version.tags for tag in LASTING):
         return version
     client, number = tracking.open_client(), str(version.version)
+    if not (served.folder(version) / PROVENANCE).is_file():
+        raise UserError(
+            f"{version.name} version {number}: tags of it were deleted, and {PROVENANCE}, which tells them, is missing "
+            "in the store; put that back, or delete the version and its model in MLflow"
+        )
     with tempfile.TemporaryDirectory() as scratch:
         served.fetch(served.logged(version), Path(scratch))
         for key, value in tags_of(Path(scratch)).items():
-            if key not in version.tags:
+            if key not in version.tags and key != FILES:
                 client.set_model_version_tag(version.name, number, key, value)
     return client.get_model_version(version.name, number)
 

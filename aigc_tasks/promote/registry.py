@@ -326,7 +326,7 @@ def find(address: str) -> tuple[Product, ModelVersion]:
     name, which = named(address)
     product = Product(tracking.open_client(), name)
     version = product.version(which)
-    known = {event.version for event in product.ledger()}  # whatever became of its tags
-    if tracking.IDENTITY not in version.tags and int(version.version) not in known:
+    number = int(version.version)
+    if tracking.IDENTITY not in version.tags and number not in {event.version for event in product.ledger()}:
         raise UserError(f"{name} version {version.version} was not made by `aigc promote`; it cannot be used here")
     return product, version

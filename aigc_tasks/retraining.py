@@ -237,7 +237,8 @@ class Workplace:
         if self.push and (new or tip):
             with sharing.shared() as repo:
                 repo.push(self.targets)
-            git("push", "--quiet", ORIGIN, own)
+            if new or (tip and not is_ancestor(tip, self.base)):  # one that was merged may have been deleted there
+                git("push", "--quiet", ORIGIN, own)
         return new
 
 

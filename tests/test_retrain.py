@@ -420,6 +420,13 @@ def test_what_came_out_while_origin_went_away_is_kept_here(trained: Project, tmp
     assert kept(trained) == result
     there = trained.check("git", "ls-remote", "origin", "refs/heads/retrain/digits-gan")
     assert there.split()[0] == trained.check("git", "rev-parse", "retrain/digits-gan").strip()
+    user = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
+    trained.check("git", "add", "reports", "dvc.lock")
+    trained.check(*user, "commit", "-qam", "as it is")
+    trained.check(*user, "merge", "-q", "-X", "theirs", "retrain/digits-gan")
+    trained.check("git", "push", "-q", "origin", "--delete", "retrain/digits-gan")  # merged: it has done its work
+    assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
+    assert not trained.check("git", "ls-remote", "origin", "refs/heads/retrain/digits-gan")
 
 
 def refused(project: Project) -> str:

@@ -41,10 +41,17 @@ DatasetName = Annotated[str, typer.Argument(help="a data set of params.yaml, for
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Work in the project folder; end with one line and code 1 on an error that the user can mend."""
+def one_line_errors(recorded: bool = False) -> Iterator[None]:
+    """Work in the project folder; end with one line and code 1 on an error that the user can mend.
+
+    ``recorded`` is for what MLflow's records are needed for.
+    """
     try:
         layout.enter_project()
+        if recorded:
+            from aigc_tasks import tracking
+
+            tracking.refuse_dead()
         yield
         sys.stdout.flush()
     except UserError as error:
@@ -64,7 +71,7 @@ def one_line_errors() -> Iterator[None]:
 @app.command()
 def run(recipe: RecipeName) -> None:
     """Bring a recipe up to date: acquire, clean, train, postprocess, evaluate; what is up to date is skipped."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks import graph, summary
         from aigc_tasks import recipe as recipes
 
@@ -81,7 +88,7 @@ def run(recipe: RecipeName) -> None:
 @app.command()
 def retrain(recipe: RecipeName) -> None:
     """Acquire a recipe's data again, and train if it has changed; in a worktree of git, not in this checkout."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks import recipe as recipes
         from aigc_tasks import retraining
 
@@ -116,7 +123,7 @@ def run_flow(name: str, recipe: str) -> str:
 @app.command("list")
 def list_recipes() -> None:
     """Recipes in use: up to date, stale and why, or never run; and the quality last measured."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks import summary
 
         for line in summary.in_use():
@@ -218,7 +225,7 @@ def tune(
     steps: Annotated[int | None, typer.Option(min=1, help="of a trial's training (default: the recipe's)")] = None,
 ) -> None:
     """Search knobs for validation quality and write what is better into params.yaml; goes on where it was stopped."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks import recipe as recipes
         from aigc_tasks.space import space
 
@@ -235,7 +242,7 @@ def promote(
     recipe: Annotated[str, typer.Argument(help="a recipe that names a product, for example digits-gan")],
 ) -> None:
     """Register a recipe's model as a version of its product; it becomes the champion if the gate lets it."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks.promote import promoting
 
         print(promoting.told(promoting.promote(recipe)))
@@ -247,7 +254,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="why; it is kept in the product's history")],
 ) -> None:
     """Give the champion's place back to the version before it."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks.promote import promoting
 
         standing = promoting.rollback(product, reason)
@@ -257,7 +264,7 @@ def rollback(
 @app.command()
 def products(product: Annotated[str | None, typer.Argument(help="one, with all its history")] = None) -> None:
     """What is live: champion and challenger of every product, their quality, age, data and history."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks.promote import overview
 
         print(overview.products(product))
@@ -269,7 +276,7 @@ def verify(
     retrain: Annotated[bool, typer.Option("--retrain", help="train again, too, and compare the bytes")] = False,
 ) -> None:
     """Prove where a version came from, link by link; ends with 1 if one does not hold, 2 if one cannot be checked."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks.promote import proof
 
         code = proof.verify(address, retrain, lambda line: print(line, flush=True))
@@ -288,7 +295,7 @@ def generate(
 ) -> None:
     """Make images with a product's version; goes on where it was stopped."""
     stand = Path.cwd()
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks import generate as making
 
         print(making.write(address, count, label, seed, stand / out, form.value, making.options(option or [])))
@@ -331,7 +338,7 @@ def work(
 @app.command()
 def status() -> None:
     """Schedules, last and next runs, decisions, what is live, and what is stuck; ends with 1 if anything is."""
-    with one_line_errors():
+    with one_line_errors(recorded=True):
         from aigc_tasks import status as looking
 
         text, well = looking.status()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from aigc_tasks import layout
+from aigc_tasks.errors import UserError
 from aigc_tasks.worktree import MADE_WITH
 
 if TYPE_CHECKING:
@@ -87,6 +88,32 @@ def open_client() -> MlflowClient:
             client.search_experiments(max_results=1)  # creates the tables at the first use, once
         return client
     return MlflowClient(uri)
+
+
+def refuse_dead() -> None:
+    """Raises ``UserError`` if nothing answers where a server is said to be: MLflow's client would try for minutes.
+
+    A stage has that patience, and outlives a server that is started again; a user who looks has not.
+    """
+    uri = os.environ.get(NAMED, "")
+    if not uri.startswith(("http:", "https:")):
+        return
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    from aigc_tasks.acquire import places  # here: no stage needs it for its bytes
+
+    server = places.shown(uri)
+    try:
+        urllib.request.urlopen(urllib.request.Request(server, method="HEAD"), timeout=10).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        pass  # an answer
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        if not isinstance(reason, ssl.SSLError):  # of whose certificate MLflow may have been told
+            said = f"no MLflow server answers there ({reason}); start it, or correct {NAMED}"
+            raise UserError(f"{server}: {said}") from None
 
 
 def anchor(store: Path) -> None:

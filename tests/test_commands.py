@@ -155,6 +155,17 @@ def test_a_worker_without_a_server_is_one_clear_line(project: Project) -> None:
         )
 
 
+def test_an_mlflow_server_that_is_not_there_is_said_at_once(project: Project) -> None:
+    """Its client would try for minutes."""
+    project.env["MLFLOW_TRACKING_URI"] = "http://me:word@127.0.0.1:9"
+    for command in (["status"], ["products"], ["list"], ["run", "digits-gan"], ["rollback", "x", "--reason", "y"]):
+        done = project.run("aigc", *command)
+        said = (
+            "no MLflow server answers there ([Errno 111] Connection refused); start it, or correct MLFLOW_TRACKING_URI"
+        )
+        assert (done.returncode, done.stderr) == (1, f"error: http://127.0.0.1:9: {said}\n")
+
+
 @pytest.mark.slow
 def test_a_server_that_refuses_the_login_is_one_clear_line(project: Project) -> None:
     """Prefect's tells everybody of its health, and of the rest nobody without a login."""

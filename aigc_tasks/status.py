@@ -101,7 +101,7 @@ def status() -> tuple[str, bool]:
 def reachable() -> str | None:
     """The address of the Prefect server that is configured, or runs for this checkout, if it answers.
 
-    Raises ``UserError`` if it refuses the login.
+    Raises ``UserError`` if it refuses the login, or is no server of Prefect's.
     """
     url = servers.known_prefect()
     if url is None or not servers.answers(f"{url}/health", 5):

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import TIMEOUT, Project, error
+from conftest import TIMEOUT, Project
 from market import PRODUCT, aliases, events
 
-from aigc_tasks import servers, tracking
+from aigc_tasks import tracking
 from aigc_tasks.promote import promoting, served
 
 pytestmark = pytest.mark.slow
@@ -250,17 +250,6 @@ def test_what_is_served_is_what_was_measured(live: Project, monkeypatch: pytest.
     assert not served.ask(version, 16, 30).same
     code.write_text("raise RuntimeError('worn out')")
     assert "Error: worn out." in served.ask(version, 16, 30).trouble
-
-
-def test_a_server_that_is_gone_is_one_line(market: Project) -> None:
-    market.env |= {
-        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{servers.free_port(0)}",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by default MLflow is patient with it
-    }
-    done = market.run("aigc", "products")
-    assert done.returncode == 1
-    assert error(done.stderr).startswith("error: MLflow: ")
-    assert "Traceback" not in done.stderr
 
 
 def test_a_checkout_without_the_run_is_up_to_date_and_promotes_nothing(market: Project) -> None:

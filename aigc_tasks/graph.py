@@ -8,12 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import queue
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +21,6 @@ from aigc_tasks.progress import PIPED, read_mark
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-PULSE = 1.0  # seconds
 HINTS = (
     "To track the changes",
     "git add",
@@ -176,31 +171,6 @@ def reason(changes: list[Any]) -> str:
     return ", ".join(said[:MOST]) + (f" and {more} more" if more > 0 else "")
 
 
-def lines_of(child: subprocess.Popen[str], pulse: Callable[[], None]) -> Iterator[str]:
-    """The child's output line by line until it ends; ``pulse`` is called every ``PULSE`` seconds meanwhile."""
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        assert child.stdout is not None
-        for text in child.stdout:
-            lines.put(text)
-        lines.put(None)
-
-    threading.Thread(target=read, name="output", daemon=True).start()
-    pulsed = time.monotonic()
-    while True:
-        try:
-            text = lines.get(timeout=PULSE)
-            if text is None:
-                return
-            yield text
-        except queue.Empty:
-            pass
-        if time.monotonic() - pulsed >= PULSE:
-            pulsed = time.monotonic()
-            pulse()
-
-
 @dataclass(frozen=True)
 class Inputs:
     """What a stage is about to read, hashed by DVC."""
@@ -278,28 +248,25 @@ def run(
     if bar is not None:
         env[PIPED] = "1"
     options = ["--single-item", "--force"] if force else ["--single-item"]
-    child = lifeline.spawn("dvc", "repro", *options, *targets, env=env, output=lifeline.PIPE)
     outcome, errors = "skipped", []
-    try:
-        for text in lines_of(child, pulse):
-            mark = read_mark(text)
-            if mark is not None:
-                if bar is not None:
-                    bar(*mark)
-                continue
-            text = text.rstrip()
-            if text.startswith("Running stage"):
-                outcome = "ran"
-            elif "is cached - skipping run" in text and outcome == "skipped":
-                outcome = "restored"
-            if text.startswith(("error: ", "ERROR: ")):
-                errors.append(text.split(": ", 1)[1])
-            if text and not text.lstrip().startswith(HINTS):
-                line(text)
-        code = child.wait()
-    except BaseException:
-        lifeline.stop(child)
-        raise
+
+    def hear(text: str) -> None:
+        nonlocal outcome
+        mark = read_mark(text)
+        if mark is not None:
+            if bar is not None:
+                bar(*mark)
+            return
+        if text.startswith("Running stage"):
+            outcome = "ran"
+        elif "is cached - skipping run" in text and outcome == "skipped":
+            outcome = "restored"
+        if text.startswith(("error: ", "ERROR: ")):
+            errors.append(text.split(": ", 1)[1])
+        if text and not text.lstrip().startswith(HINTS):
+            line(text)
+
+    code = lifeline.follow("dvc", "repro", *options, *targets, env=env, line=hear, pulse=pulse)
     if code != 0:
         own = [error for error in errors if not error.startswith("failed to reproduce")]
         message = (own or errors or [f"dvc ended with code {code}"])[0]

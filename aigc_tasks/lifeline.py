@@ -11,19 +11,21 @@ leaves the stage running, and SIGKILL to the flow leaves everything running. Two
 from __future__ import annotations
 
 import os
+import queue
 import runpy
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 PIPE = subprocess.PIPE
+PULSE = 1.0  # seconds
 PATIENCE = 10.0  # seconds a process group gets between SIGTERM and SIGKILL
-GRACE = 3.0  # seconds a stage gets between SIGTERM and SIGKILL when its DVC is gone
+GRACE = 3.0  # seconds a stage gets between SIGTERM and SIGKILL when its DVC is gone, and git
 RUN = "PREFECT__FLOW_RUN_ID"  # set by Prefect for a flow run's process
 WATCH = 0.3  # seconds between two looks at the DVC process
 
@@ -48,6 +50,53 @@ def spawn(
     )
 
 
+def follow(
+    module: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    line: Callable[[str], None],
+    pulse: Callable[[], None] = lambda: None,
+) -> int:
+    """``spawn`` it, and wait until it ends; returns its exit code. ``line`` gets each line of its output as it comes.
+
+    ``pulse`` is called every ``PULSE`` seconds and may raise to stop the work. On any exception, KeyboardInterrupt and
+    SystemExit included, the child and all below it are ended before the exception goes on.
+    """
+    child = spawn(module, *arguments, env=env, output=PIPE)
+    try:
+        for text in lines_of(child, pulse):
+            line(text.rstrip())
+        return child.wait()
+    except BaseException:
+        stop(child)
+        raise
+
+
+def lines_of(child: subprocess.Popen[str], pulse: Callable[[], None]) -> Iterator[str]:
+    """The child's output line by line until it ends; ``pulse`` is called every ``PULSE`` seconds meanwhile."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert child.stdout is not None
+        for text in child.stdout:
+            lines.put(text)
+        lines.put(None)
+
+    threading.Thread(target=read, name="output", daemon=True).start()
+    pulsed = time.monotonic()
+    while True:
+        try:
+            text = lines.get(timeout=PULSE)
+            if text is None:
+                return
+            yield text
+        except queue.Empty:
+            pass
+        if time.monotonic() - pulsed >= PULSE:
+            pulsed = time.monotonic()
+            pulse()
+
+
 def stop(child: subprocess.Popen[str]) -> None:
     """End the child and all that it started: SIGTERM to the group, SIGKILL to what is left after ``PATIENCE``."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
@@ -56,6 +105,19 @@ def stop(child: subprocess.Popen[str]) -> None:
             os.killpg(child.pid, sign)
         while (child.poll() is None or alive(child.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def end(child: subprocess.Popen[str]) -> None:
+    """End a program that shares this process's terminal, git say, and what it has started."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(sign)
+            _, family = psutil.wait_procs(family, timeout=GRACE)
 
 
 def alive(group: int) -> bool:

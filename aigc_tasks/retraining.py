@@ -125,10 +125,11 @@ def turn(
 
 
 @contextmanager
-def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplace]:
+def workplace(settings: Recipe, pulse: Callable[[], None]) -> Iterator[Workplace]:
     """Work in the recipe's worktree, with the checkout's code, parameters, data and newest results.
 
-    To be used within ``turn``. Raises ``UserError``.
+    To be used within ``turn``. ``pulse`` is called every second while other machines are waited for, and may raise to
+    end that. Raises ``UserError``.
     """
     push = settings.schedule is not None and settings.schedule.push
     if push:
@@ -139,7 +140,7 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
         raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
         if push:
-            fetched(own)
+            fetched(own, pulse)
         base, tip = worktree.snapshot(), tip_of(own)
         lockfile.teach_git()
         before: dict[str, Any] = {}
@@ -148,7 +149,7 @@ def workplace(settings: Recipe, say: Callable[[str], None]) -> Iterator[Workplac
         project = worktree.put(layout.retraining(settings.name), base)
     worktree.share_cache(project)
     last = base if tip is None or is_ancestor(tip, base) else tip
-    work = Workplace(settings, base, last, push, say)
+    work = Workplace(settings, base, last, push, pulse)
     environment = {layout.CHECKOUT: str(Path.cwd()), tracking.NAMED: tracking.tracking_uri()}
     kept = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
@@ -172,7 +173,7 @@ class Workplace:
     base: str  # the commit of the project that is retrained
     last: str  # the branch's tip; but `base` where that comes after it, and may have taken back what it brought
     push: bool
-    say: Callable[[str], None]
+    pulse: Callable[[], None]
 
     @property
     def targets(self) -> list[str]:
@@ -195,8 +196,7 @@ class Workplace:
         if not ours or (not self.push and ours == self.own(before) and all(Path(path).exists() for path in made)):
             return
         if self.push:
-            with sharing.shared() as repo:
-                repo.pull(list(ours), allow_missing=True, force=True)
+            sharing.pull(list(ours), self.pulse)
         else:
             graph.open_repo().checkout(list(ours), allow_missing=True, force=True)
 
@@ -214,16 +214,16 @@ class Workplace:
         """Commit what came out to the branch, and share it if asked to; None if nothing has changed.
 
         What another machine has put on the branch since the two parted is joined, also if nothing has changed here:
-        `origin` takes nothing that does not come after what it has. Raises ``UserError`` where that is away, once it is
-        committed.
+        `origin` takes nothing that does not come after what it has. Raises ``UserError`` where that is away, and what
+        ``pulse`` raises, once it is committed.
         """
         own, ours, last = branch(self.settings.name), lockfile.stages(), lockfile.stages_at(self.last)
         rivals: list[str] = []
-        away: UserError | None = None
+        away: Exception | None = None
         if self.push:
             try:
-                rivals = fetched(own)
-            except UserError as error:
+                rivals = fetched(own, self.pulse)
+            except Exception as error:
                 away = error
         tip, new = tip_of(own), None
         if rivals or ours != self.own(last):
@@ -235,10 +235,9 @@ class Workplace:
         if away is not None:
             raise away
         if self.push and (new or tip):
-            with sharing.shared() as repo:
-                repo.push(self.targets)
+            sharing.push(self.targets, self.pulse)
             if new or (tip and not is_ancestor(tip, self.base)):  # one that was merged may have been deleted there
-                git("push", "--quiet", ORIGIN, own)
+                git("push", "--quiet", ORIGIN, own, pulse=self.pulse)
         return new
 
 
@@ -288,16 +287,16 @@ def is_ancestor(one: str, other: str) -> bool:
     return git("rev-list", "--max-count=1", one, f"^{other}") == ""
 
 
-def fetched(own: str) -> list[str]:
+def fetched(own: str, pulse: Callable[[], None]) -> list[str]:
     """Bring the branch from ``origin``; returns its tip there if it and the local one have parted."""
     if ORIGIN not in git("remote").split():
         raise UserError(
             "params.yaml: schedule.push: git has no remote `origin` to push to; add one, or set push: false"
         )
     ref = f"refs/heads/{own}"
-    if not git("ls-remote", ORIGIN, ref):  # by its full name: another's may end like it
+    if not git("ls-remote", ORIGIN, ref, pulse=pulse):  # by its full name: another's may end like it
         return []
-    git("fetch", "--quiet", ORIGIN, ref)
+    git("fetch", "--quiet", ORIGIN, ref, pulse=pulse)
     there, here = git("rev-parse", "FETCH_HEAD"), tip_of(own)
     if here is None or is_ancestor(here, there):
         git("update-ref", ref, there)

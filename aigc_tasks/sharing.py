@@ -1,13 +1,18 @@
-"""DVC's remote, with which retrainings share data and models; what it refuses is one line."""
+"""DVC's remote, with which retrainings share data and models; what it refuses is one line.
+
+A remote may hang, and DVC waits: so pulling and pushing are done in a process that can be stopped.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from aigc_tasks import graph
+from aigc_tasks import graph, lifeline, stage
 from aigc_tasks.acquire import places, unreachable
 from aigc_tasks.errors import UserError
 
@@ -73,3 +78,43 @@ def shared() -> Iterator[Repo]:
     finally:
         for log in logs:
             log.removeFilter(cause)
+
+
+def pull(targets: list[str], pulse: Callable[[], None]) -> None:
+    """Fetch what these stages have made, as ``dvc.lock`` has it, and lay it out; what the remote lacks is left out.
+
+    ``pulse`` is called every second, and may raise to stop it. Raises ``UserError``.
+    """
+    transfer("pull", targets, pulse)
+
+
+def push(targets: list[str], pulse: Callable[[], None]) -> None:
+    """Send what these stages have made to the remote, as ``pull`` fetches it."""
+    transfer("push", targets, pulse)
+
+
+def transfer(way: str, targets: list[str], pulse: Callable[[], None]) -> None:
+    said: list[str] = []
+    code = lifeline.follow("aigc_tasks.sharing", way, *targets, env=os.environ, line=said.append, pulse=pulse)
+    if code:
+        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
+        raise UserError((errors or said or [f"dvc {way} ended with code {code}"])[-1])
+
+
+def main(way: str, *targets: str) -> None:
+    """``python -m aigc_tasks.sharing pull|push STAGE …``"""
+    try:
+        with shared() as repo:
+            if way == "pull":
+                repo.pull(list(targets), allow_missing=True, force=True)
+            else:
+                repo.push(list(targets))
+    except Exception as error:
+        line = str(error) if isinstance(error, UserError) else stage.explain(error)
+        if line is None:
+            raise
+        sys.exit(f"error: {line}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

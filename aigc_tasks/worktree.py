@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from aigc_tasks import lifeline
 from aigc_tasks.errors import UserError
 
 MADE_WITH = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what must be in git for a training to be repeated
@@ -22,19 +23,46 @@ CAUSES = ("fatal: ", "error: ", " ! [")  # how the line begins in which git says
 NOBODY = {"NAME": "aigc", "EMAIL": "aigc@localhost"}  # commits where git knows no user
 
 
-def git(*arguments: str, place: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """What a git command prints; raises ``UserError`` with the line that says why where it fails."""
+def git(
+    *arguments: str,
+    place: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    pulse: Callable[[], None] = lambda: None,
+) -> str:
+    """What a git command prints; raises ``UserError`` with the line that says why where it fails.
+
+    ``pulse`` is called every second, and may raise to stop it: another machine may never answer.
+    """
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=place, env={**os.environ, **(env or {})}, capture_output=True, text=True
+        child = subprocess.Popen(
+            ["git", *arguments],
+            cwd=place,
+            env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     except FileNotFoundError:
         raise UserError("git is not installed, which keeps what was made; install it") from None
-    if done.returncode:
-        said = done.stderr.rstrip().splitlines() or ["no word"]
+    with child:
+        try:
+            output, errors = waited(child, pulse)
+        except BaseException:
+            lifeline.end(child)
+            raise
+    if child.returncode:
+        said = errors.rstrip().splitlines() or ["no word"]
         why = next((line for line in said if line.startswith(CAUSES)), said[-1])
         raise UserError(f"git {arguments[0]}: {' '.join(why.split()).removeprefix('fatal: ')}")
-    return done.stdout.strip()
+    return output.strip()
+
+
+def waited(child: subprocess.Popen[str], pulse: Callable[[], None]) -> tuple[str, str]:
+    while True:
+        try:
+            return child.communicate(timeout=lifeline.PULSE)
+        except subprocess.TimeoutExpired:
+            pulse()
 
 
 def snapshot() -> str:

@@ -10,7 +10,7 @@ from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, Completed, Failed
 
-from aigc_tasks import graph, layout, lifeline, tracking
+from aigc_tasks import layout, lifeline, tracking
 from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
 from aigc_tasks.promote.register import recorded
@@ -65,20 +65,16 @@ def compete(recipe: str) -> State:
 
 def decide(recipe: str) -> None:
     """``python -m aigc_tasks.promote RECIPE``, its lines in the log; ended if the flow is. Raises ``UserError``."""
-    child = lifeline.spawn("aigc_tasks.promote", recipe, env=os.environ, output=lifeline.PIPE)
-    assert child.stdout is not None
-    error = ""
-    try:
-        for line in graph.lines_of(child, stopping.watch()):
-            if line.startswith("error: "):
-                error = line.removeprefix("error: ").strip()
-            get_run_logger().info("%s", line.rstrip())
-        code = child.wait()
-    except BaseException:
-        lifeline.stop(child)
-        raise
+    errors: list[str] = []
+
+    def hear(line: str) -> None:
+        if line.startswith("error: "):
+            errors.append(line.removeprefix("error: "))
+        get_run_logger().info("%s", line)
+
+    code = lifeline.follow("aigc_tasks.promote", recipe, env=os.environ, line=hear, pulse=stopping.watch())
     if code:
-        raise UserError(error or f"promoting {recipe} ended with code {code}; its log says why")
+        raise UserError(errors[-1] if errors else f"promoting {recipe} ended with code {code}; its log says why")
 
 
 def publish(recipe: str, outcome: promoting.Outcome) -> None:

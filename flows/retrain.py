@@ -25,7 +25,7 @@ from aigc_tasks.schedule import BY_HAND, Schedule
 from flows import notify, publishing, starts, stopping
 from flows.drift import DRIFTED, drift
 from flows.pipeline import STEPS, UP_TO_DATE, another_try_may_help, bring_up_to_date, promoted
-from flows.promote import DECIDED, ended
+from flows.promote import DECIDED, TIMED_OUT, ended
 
 MISSED, SKIPPED = "Missed", "Skipped"
 
@@ -66,10 +66,13 @@ def retrain(recipe: str, because: str = "") -> State:
             starts.close(left)
         try:
             return kept(settings, schedule, because, own)
+        except stopping.CancelRequested:
+            return Cancelled(message="cancelled; what came out is kept here, and the next retraining shares it")
         except Exception as error:
-            known = str(error) if isinstance(error, UserError) else stage.explain(error)
+            is_known = isinstance(error, UserError | stopping.TimeIsUp)
+            known = str(error) if is_known else stage.explain(error)
             why = known or f"it ended by an error ({type(error).__name__}); its log says which"
-            state: State = Failed(message=why)
+            state: State = Failed(name=TIMED_OUT if isinstance(error, stopping.TimeIsUp) else "Failed", message=why)
             tell(settings, state, own)
             if known:
                 return state
@@ -79,7 +82,7 @@ def retrain(recipe: str, because: str = "") -> State:
 def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
     """Retrain in the worktree, and keep what came out. Raises ``UserError``."""
     log = get_run_logger().info
-    with retraining.workplace(settings, log) as work:
+    with retraining.workplace(settings, stopping.watch()) as work:
         state = tried(settings, schedule)
         news = kept_back(settings.name, state) if state.name == UP_TO_DATE else state
         if state.is_completed():

@@ -46,7 +46,7 @@ def watch() -> Callable[[], None]:
         nonlocal looked
         deadline = DEADLINE.get()
         if deadline is not None and time.monotonic() > deadline:
-            raise TimeIsUp("its time limit is up; the next retraining goes on from the last checkpoint")
+            raise TimeIsUp("its time limit is up; the next retraining goes on where it was")
         if flow_run.id is None or time.monotonic() - looked < WATCH:
             return
         try:

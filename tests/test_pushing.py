@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
-from conftest import Project, error
+from conftest import Project, error, wait_for
 from real_servers import KEYS, s3
-from test_retrain import kept
+from test_retrain import at_work, kept, last_run
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,25 @@ def test_a_remote_that_is_missing_or_lets_nobody_in_is_one_line(trained: Project
         why = "no permission (Forbidden); set credentials in the environment"
         assert refused(trained) == f"error: DVC's remote store (s3://dvc/project): {why}"
     assert "connection refused; check the network, and its address: dvc remote list" in refused(trained)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and answers none
+        trained.env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert_ends_in_time(trained, "aigc_tasks.sharing")
+
+
+def assert_ends_in_time(project: Project, waiting: str) -> None:
+    """A retraining with a time limit, of whose processes one waits for a machine that does not answer."""
+    project.edit(lambda p: p["recipes"]["digits-gan"]["schedule"].update(time_limit=0.25))
+    retraining = project.start("aigc", "retrain", "digits-gan")
+    wait_for(lambda: at_work(project, waiting), by=retraining)
+    said, _ = retraining.communicate()
+    assert (retraining.returncode, error(said)) == (
+        1,
+        "error: its time limit is up; the next retraining goes on where it was",
+    )
+    run, _, _ = last_run(project)
+    assert (run["state_type"], run["state_name"]) == ("FAILED", "TimedOut")
+    assert at_work(project, waiting) is None
+    project.edit(lambda p: p["recipes"]["digits-gan"]["schedule"].pop("time_limit"))
 
 
 def test_what_parted_from_origin_is_joined(trained: Project, tmp_path: Path) -> None:
@@ -74,6 +94,9 @@ def test_what_came_out_while_origin_went_away_is_kept_here(trained: Project, tmp
     assert refused(trained).startswith("error: git ls-remote: ")
     result = kept(trained)
     assert result["postprocess@digits-gan"] != trained.lock()["postprocess@digits-gan"]
+    answers.write_text("#!/bin/sh\nexec sleep 3600\n")
+    assert_ends_in_time(trained, "sleep 3600")
+    assert kept(trained) == result
     trained.check("git", "config", "--unset", "remote.origin.uploadpack")
     assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
     assert kept(trained) == result

@@ -407,7 +407,7 @@ def test_a_branch_at_origin_whose_name_ends_alike_is_another(tmp_path: Path, mon
     git("init", "--quiet")
     git("remote", "add", "origin", str(tmp_path))
     git("update-ref", "refs/heads/old/retrain/x", commit(git("write-tree"), [], "of somebody else"))
-    assert retraining.fetched("retrain/x") == []
+    assert retraining.fetched("retrain/x", lambda: None) == []
     assert retraining.tip_of("retrain/x") is None
 
 

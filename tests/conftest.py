@@ -43,7 +43,7 @@ def error(output: str) -> str:
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = TIMEOUT, by: subprocess.Popen[str] | None = None) -> Any:
-    """What the condition gives as soon as that is true; a fifth of the time goes to looking, at most.
+    """What the condition gives as soon as that is true; a twentieth of the time goes to looking, at most.
 
     ``by`` is the process that is to make it true, of which nothing can be awaited when it has ended.
     """
@@ -53,7 +53,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = TIMEOUT, by: subproc
         if found := condition():
             return found
         assert by is None or not has_ended, by.communicate()[0]
-        time.sleep(max(0.02, 4 * (time.monotonic() - began)))
+        time.sleep(max(0.05, 19 * (time.monotonic() - began)))
     raise AssertionError("waited in vain")
 
 

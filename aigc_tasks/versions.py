@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -19,6 +20,9 @@ from aigc_tasks.acquire import raw
 from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.errors import UserError
 from aigc_tasks.inspection.look import shown
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo  # takes a second
 
 SHOWN = 20  # ids of each sort
 DIGITS = 12  # of a digest
@@ -32,7 +36,8 @@ def log(name: str) -> str:
     recipe.dataset(name)
     folder = layout.raw(name)
     versions, commits = raw.versions(folder), first_commits()
-    hashes = dvc_hashes(name)
+    repo = graph.open_repo()
+    hashes = dvc_hashes(repo, name)
     lines = [
         f"{'version':>7}  {'date':17} {'commit':9} {'entries':>11} {'added':>9} {'changed':>9} {'removed':>9}  digest"
     ]
@@ -45,14 +50,16 @@ def log(name: str) -> str:
         lines.append(f"{version['version']:7}  {date:17} {commit or '-':9} {counts}  {version['digest'][:DIGITS]}")
     if any("*" in line for line in lines):
         lines.append("* not committed: when its file was written here; commit dvc.lock and params.yaml to keep it")
-    stages = f"acquire@{name} clean@{name}"  # others may never have run, which `dvc checkout` alone takes for an error
+    # A clone's cache may lack what the remote has, and checking out would leave nothing in its place.
+    dvc = "dvc pull" if repo.config["core"].get("remote") else "dvc checkout"
+    dvc += f" acquire@{name} clean@{name}"  # other stages may never have run, which DVC would take for an error
     return "\n".join(
         [
             *lines,
             "",
             f"what changed   aigc data diff {name} A [B]",
-            f"bring one back git checkout COMMIT -- dvc.lock {layout.PARAMS} && dvc checkout {stages}",
-            f"and go forward git checkout HEAD -- dvc.lock {layout.PARAMS} && dvc checkout {stages}",
+            f"bring one back git checkout COMMIT -- dvc.lock {layout.PARAMS} && {dvc}",
+            f"and go forward git checkout HEAD -- dvc.lock {layout.PARAMS} && {dvc}",
         ]
     )
 
@@ -75,7 +82,7 @@ def first_commits() -> dict[str, tuple[str, str]]:
     return found
 
 
-def dvc_hashes(name: str) -> dict[int, str]:
+def dvc_hashes(repo: Repo, name: str) -> dict[int, str]:
     """DVC's hash of the raw folder at each version, which is what ``dvc.lock`` recorded then.
 
     It is a hash of the files' hashes, and an older version is the same files without the later ones: so DVC's listing
@@ -83,7 +90,7 @@ def dvc_hashes(name: str) -> dict[int, str]:
     """
     from dvc_data.hashfile.tree import Tree
 
-    output = graph.open_repo().stage.collect(f"acquire@{name}")[0].outs[0]
+    output = repo.stage.collect(f"acquire@{name}")[0].outs[0]
     listing = output.get_obj()
     if listing is None:
         return {}

@@ -213,6 +213,9 @@ def test_what_clean_would_refuse_is_said_before(project: Project) -> None:
     assert entry(project, "noted")["clean"] == {"survive": 0.19}
     fill(project.path / "few", {f"{seed}.png": picture(seed) for seed in range(4)})
     assert "fewer than 6 pictures" in project.check("aigc", "add-data", "few", "few")
+    fill(project.path / "held", {f"test/{name}": content for name, content in CLASSES.items()})
+    said = project.check("aigc", "add-data", "held", "held")
+    assert "problem   the source places all in val or test, and none to train on; add those to train on, or " in said
 
 
 def test_what_clean_drops_or_flags_by_its_pixels_is_said_before(project: Project) -> None:

@@ -77,6 +77,8 @@ def test_a_sources_own_splits_stay_and_are_no_classes(tmp_path: Path, cleaned: A
         assert len(kept) == 20
         assert {Path(sample).parts[0] for sample in kept.index} == {name}
     assert manifest.loc["Training/cat/twin.png", "reason"] == "duplicate of valid/cat/3.png"
+    with pytest.raises(UserError, match="samples are left for train; its source itself places all others in val or"):
+        cleaned(fill(tmp_path / "held", {name: one for name, one in content.items() if not name.startswith("Tr")}))
 
 
 def test_the_order_of_the_file_system_does_not_matter(tmp_path: Path, cleaned: Any) -> None:

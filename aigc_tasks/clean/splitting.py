@@ -13,6 +13,7 @@ from aigc_tasks.clean.arrays import SPLITS
 from aigc_tasks.errors import UserError
 
 LEAST = 2  # samples of a split, without which nothing can be measured in it
+UNPLACED = "add those to train on, or rename the folders, files or columns that say so"
 
 
 def assigned(rows: pd.DataFrame, knobs: Knobs) -> pd.Series:
@@ -52,8 +53,8 @@ def numbered(rows: pd.DataFrame, knobs: Knobs, brought: pd.Series) -> None:
             rows.loc[min(most, key=lambda row: lot(str(rows.loc[row, "file_sha256"]), knobs.seed)), "split"] = split
     missing = [split for split in SPLITS if (rows["split"] == split).sum() < LEAST]
     if missing:
-        raise UserError(
-            f"{layout.PARAMS}: clean: fewer than {LEAST} samples are left for {missing[0]}; "
-            "add data or change the shares `val` and `test`"
-        )
+        mend = "add data or change the shares `val` and `test`"
+        if free.sum() < LEAST <= (kept & brought).sum():  # as where only the test files of a set were downloaded
+            mend = f"its source itself places all others in val or test; {UNPLACED}"
+        raise UserError(f"{layout.PARAMS}: clean: fewer than {LEAST} samples are left for {missing[0]}; {mend}")
     rows["row"] = rows.groupby("split").cumcount().where(kept).astype("Int64")

@@ -116,6 +116,9 @@ def problems(look: Look) -> list[str]:
         found.append(f"only {look.usable:.0%} can be used; `clean.survive` is lowered so that clean goes on")
     if look.usable * look.entries < LEAST:
         found.append(f"fewer than {LEAST} pictures cannot be divided into train, val and test; add more")
+    placed = look.splits["val"] + look.splits["test"]
+    if look.entries - look.flaws.total() - placed < splitting.LEAST <= placed:
+        found.append(f"the source places all in val or test, and none to train on; {splitting.UNPLACED}")
     if len(look.labels) > 1 and look.labels.total() < 4 * len(look.labels):
         found.append(
             "hardly more pictures than classes; if folders are no classes, set `labels: false` below `acquire:`"

@@ -139,6 +139,12 @@ def test_every_check_can_drop_flag_or_be_off(cleaned: Cleaned, check: str) -> No
         assert manifest["reason"].notna().sum() == (policy == "drop")
 
 
+def test_the_black_beside_a_padded_picture_is_no_contrast(cleaned: Cleaned) -> None:
+    blank = {f"x/blank{n}.png": (encoded(Image.new("RGB", (48, 40 + n), "white")), None) for n in (0, 8)}
+    _, manifest = cleaned(photographs(30) | blank, size=32, crop="pad", checks={"duplicate": "off"})
+    assert manifest["reason"].dropna().to_dict() == dict.fromkeys(blank, "blank")
+
+
 def test_a_test_images_twin_is_not_learned_from(cleaned: Cleaned) -> None:
     train = {f"train/{n}.png": (encoded(photograph(n)), None, "train") for n in range(40)}
     test = {f"test/{n}.jpg": (encoded(photograph(n), "JPEG"), None, "test") for n in range(10)}

@@ -65,6 +65,7 @@ class Picture:
     pixels: Image.Image  # of a large JPEG perhaps fewer than the file has: see `sparing`
     mode: str  # in the file
     size: tuple[int, int]  # width and height in the file, upright
+    contrast: float | None = None  # before it was fitted, where that tells more
     reason: str | None = None  # why it is dropped all the same
     flags: list[str] = field(default_factory=list)
 

@@ -19,12 +19,14 @@ from contextlib import suppress
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from PIL import ImageStat
 
 from aigc_tasks import layout, lifeline
 from aigc_tasks.acquire import raw
@@ -239,6 +241,8 @@ def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Pic
     digest = hashes.fingerprint(small, content)
     facts |= {"sha256": digest, "key": int(digest[:16], 16), "channels": len(small.getbands())}
     shape(found, knobs)
+    if knobs.crop == "pad":  # the black beside a picture would be taken for contrast
+        found.contrast = max(0.0, mean(ImageStat.Stat(found.pixels).var)) ** 0.5  # rounded, it may be below 0
     found.pixels = small  # a chunk of whole photographs would fill the memory
     pixels = np.frombuffer(content, np.uint8).reshape(small.height, small.width, -1)
     return facts, found, pixels.transpose(2, 0, 1)
@@ -262,7 +266,8 @@ def measured(rows: list[dict[str, Any]], embedding: np.ndarray, perceptual: np.n
 
 def judged(facts: dict[str, Any], found: Picture, knobs: Knobs) -> None:
     """Fill in what was found wrong."""
-    if facts["contrast"] < knobs.contrast:
+    contrast = facts["contrast"] if found.contrast is None else found.contrast
+    if contrast < knobs.contrast:
         judge(found, knobs.checks.blank, "blank")
     facts |= {"reason": found.reason, "flags": "; ".join(found.flags)}
 

@@ -128,10 +128,11 @@ def test_an_update_with_nothing_new_changes_nothing(grown: tuple[Project, list[s
 
 
 def test_what_does_not_exist_is_one_line(project: Project) -> None:
+    absent = "bring it: `dvc repro acquire@digits`, or in a clone `dvc pull acquire@digits`"
     for arguments, error in [
         (("log", "digit"), "params.yaml: datasets: there is no 'digit'; did you mean 'digits'?"),
-        (("log", "digits"), "data/raw/digits: not a raw data set; bring it: `dvc repro acquire@digits`"),
-        (("diff", "digits", "1"), "data/raw/digits: not a raw data set; bring it: `dvc repro acquire@digits`"),
+        (("log", "digits"), f"data/raw/digits: not a raw data set; {absent}"),
+        (("diff", "digits", "1"), f"data/raw/digits: not a raw data set; {absent}"),
     ]:
         done = project.run("aigc", "data", *arguments)
         assert (done.returncode, done.stderr) == (1, f"error: {error}\n")

@@ -226,7 +226,8 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def foreign(folder: Path) -> UserError:
-    return UserError(f"{folder}: not a raw data set; bring it: `dvc repro acquire@{folder.name}`")
+    stage = f"acquire@{folder.name}"  # in a clone, running it would begin its versions again at 1
+    return UserError(f"{folder}: not a raw data set; bring it: `dvc repro {stage}`, or in a clone `dvc pull {stage}`")
 
 
 def opened(path: Path) -> pq.ParquetFile:

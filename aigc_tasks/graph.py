@@ -91,10 +91,9 @@ def release_dead_locks(repo: Repo) -> list[str]:
         holders: dict[int, str] = {}
         for paths in locks.values():
             for name, infos in list(paths.items()):
-                living = [
-                    info for info in (infos if isinstance(infos, list) else [infos]) if info and is_dvc(info["pid"])
-                ]
-                holders |= {info["pid"]: f"dvc (process {info['pid']})" for info in living}
+                living = [info for info in (infos if isinstance(infos, list) else [infos]) if info and is_alive(**info)]
+                others = {info["pid"] for info in living} - {os.getpid()}
+                holders |= {pid: f"dvc (process {pid})" for pid in others}
                 if not living:
                     del paths[name]
                 elif isinstance(infos, list):
@@ -103,13 +102,17 @@ def release_dead_locks(repo: Repo) -> list[str]:
     return list(holders.values())
 
 
-def is_dvc(pid: int) -> bool:
-    """Whether the process runs, and is still DVC."""
+def is_alive(pid: int, cmd: str) -> bool:
+    """Whether the process runs, and is still the one whose command DVC noted; ours, which use it as a library, too.
+
+    The arguments tell: the first word is noted as a path where Python runs a module.
+    """
     import psutil
 
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and "dvc" in " ".join(process.cmdline())
+        arguments = cmd.partition(" ")[2]
+        return process.status() != psutil.STATUS_ZOMBIE and " ".join(process.cmdline()).endswith(arguments)
     except psutil.Error:
         return False
 

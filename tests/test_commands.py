@@ -62,6 +62,18 @@ def test_list_before_and_after(project: Project) -> None:
     assert "broken: params.yaml: recipes.digits-gan.train.stepz" in project.check("aigc", "list")
 
 
+def test_nobody_alive_loses_a_lock_of_dvcs(project: Project) -> None:
+    """A command of ours is no `dvc`; one whose entry another removed while it looked broke down at the end of that."""
+    reader = subprocess.Popen([sys.executable, "-c", "input()", "compare"], stdin=subprocess.PIPE)
+    file = project.path / ".dvc/tmp/rwlock"
+    file.parent.mkdir(exist_ok=True)
+    alive, gone = ({"pid": reader.pid, "cmd": f"/bin/{cmd}"} for cmd in ("aigc compare", "dvc repro"))
+    file.write_text(json.dumps({"read": {"data/raw": [alive, gone], "data/clean": [gone]}, "write": {}}))
+    project.check("aigc", "list")
+    assert json.loads(file.read_text())["read"] == {"data/raw": [alive]}
+    reader.communicate()
+
+
 def test_a_reader_that_has_enough_is_no_error(project: Project) -> None:
     listed = project.run("bash", "-c", "set -o pipefail; aigc list | true")
     assert (listed.returncode, listed.stderr) == (0, "")

@@ -431,6 +431,7 @@ def test_the_grid_of_many_classes_can_still_be_looked_at() -> None:
     sheet = np.asarray(grid(np.uint8(labels).repeat(64).reshape(-1, 1, 8, 8), labels))
     factor = sheet.shape[1] // 28
     assert sheet[5 * factor :: 9 * factor, 5 * factor].tolist() == [number * 120 // 50 for number in range(50)]
+    assert len(sheet) < 3600, "it was 11,275 pixels high"
 
 
 def test_a_class_without_a_training_image_has_no_row_of_interpolation(modelled: Project) -> None:

@@ -12,6 +12,7 @@ FEW = 32  # levels, that an image is rounded to
 CHUNK = 1000  # images looked at together
 BACKGROUND = 32  # level between the pictures of a grid
 GRID_PIXELS = 720  # a grid of small pictures is enlarged to about this width, so that it can be looked at
+GRID_HEIGHT = 5 * GRID_PIXELS  # about; of many rows with but one picture or two the width alone would make towers
 
 
 def coloured(images: np.ndarray, channels: int) -> np.ndarray:
@@ -73,5 +74,5 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
         top, left = 1 + number // columns * (height + 1), 1 + number % columns * (width + 1)
         sheet[:, top : top + height, left : left + width] = image
     small = picture(sheet)
-    factor = max(1, GRID_PIXELS // small.width)
+    factor = max(1, min(GRID_PIXELS // small.width, GRID_HEIGHT // small.height))
     return small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)

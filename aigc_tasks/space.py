@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -122,17 +123,19 @@ def write(name: str, knobs: dict[str, Any]) -> list[str]:
     """Set the recipe's knobs in ``params.yaml``, where they differ; returns each change. Raises ``UserError``."""
     settings, lines = recipe(name), []
     with catalogue.edited() as params:
-        entry = params["recipes"][name]
         for knob, value in knobs.items():
             section, _, key = knob.rpartition(".")
             old = current(settings, knob)
             if old == value:
                 continue
             lines.append(f"{layout.PARAMS}: recipes.{name}.{knob}: {old} → {value}")
-            place = entry
-            for part in section.split("."):
+            place = params["recipes"]
+            for part in (name, *section.split(".")):
+                own = dict(place.non_merged_items()).get(part)
                 if place.get(part) is None:
                     place[part] = CommentedMap()
+                elif own is None or own.yaml_anchor():  # other recipes have it too, by `<<` or `*`
+                    place[part] = deepcopy(place[part])
                 place = place[part]
             place[key] = value
     return lines

@@ -118,6 +118,35 @@ def test_only_the_winning_keys_are_written(here: Project) -> None:
     assert (here.path / "params.yaml").read_text() == now
 
 
+SHARING = """recipes:
+  first: &first
+    dataset: digits
+    family: gan
+    network: resnet
+    model: {}
+    train: &brief
+      steps: 60 # brief
+    postprocess: {}
+    evaluate: {}
+  second:
+    <<: *first
+  third:
+    <<: *first
+    train: *brief
+"""
+
+
+@pytest.mark.parametrize("winner", ["first", "second", "third"])
+def test_what_recipes_share_changes_for_the_winner_alone(winner: str, here: Project) -> None:
+    file = here.path / "params.yaml"
+    file.write_text(file.read_text().replace("recipes:\n", SHARING, 1))
+    write(winner, {"train.batch": 8, "postprocess.sampling.truncation": 0.5})
+    for name in ("first", "second", "third"):
+        found = recipe(name)
+        changed = (8, 0.5) if name == winner else (32, 1.0)
+        assert (found.train.steps, found.train.batch, found.sampling.truncation) == (60, *changed)
+
+
 def test_a_sampling_knob_is_written_where_it_stands(here: Project) -> None:
     knob = "postprocess.sampling.truncation"
     assert current(recipe("digits-gan"), knob) == 1

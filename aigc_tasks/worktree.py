@@ -31,11 +31,13 @@ def git(
 ) -> str:
     """What a git command prints; raises ``UserError`` with the line that says why where it fails.
 
-    ``pulse`` is called every second, and may raise to stop it: another machine may never answer.
+    ``pulse`` is called every second, and may raise to stop it: another machine may never answer. Of the user's hooks
+    only that for a push is called: the others, of ``dvc install`` say, are for a checkout with all its data.
     """
+    hooks = [] if arguments[0] == "push" else ["-c", f"core.hooksPath={os.devnull}"]
     try:
         child = subprocess.Popen(
-            ["git", *arguments],
+            ["git", *hooks, *arguments],
             cwd=place,
             env={**os.environ, **(env or {})},
             stdout=subprocess.PIPE,

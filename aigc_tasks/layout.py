@@ -17,6 +17,8 @@ LOCAL = Path(".aigc")
 """State of this checkout alone: checkpoints of unfinished work, timings, locks. Never versioned, safe to delete."""
 CHECKOUT = "AIGC_CHECKOUT"
 """Set in a worktree of ours, and for the runs of a worker: the checkout that they belong to."""
+HOOKS = ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+"""Set by git for its hooks: where the checkout is, which git would then take every worktree for."""
 
 
 def enter_project() -> Path:
@@ -25,6 +27,8 @@ def enter_project() -> Path:
     for folder in (here, *here.parents):
         if (folder / "dvc.yaml").is_file() and (folder / PARAMS).is_file():
             os.chdir(folder)
+            for name in HOOKS:
+                os.environ.pop(name, None)
             return folder
     raise UserError(f"{here}: not in a project; change to the folder that holds dvc.yaml and params.yaml")
 

@@ -323,7 +323,10 @@ def test_a_copy_of_the_checkout_keeps_out_of_the_originals_worktree(trained: Pro
     trained.check("aigc", "retrain", "digits-gan")
     copy = trained.copied(tmp_path / "copy")
     copy.edit(lambda p: p["recipes"]["digits-gan"]["postprocess"].update(seed=1))
-    copy.check("aigc", "retrain", "digits-gan")
+    before = copy.check("git", "status", "--porcelain", "--branch")
+    asked_by_a_hook = {"GIT_DIR": f"{copy.path}/.git", "GIT_INDEX_FILE": f"{copy.path}/.git/index"}
+    Project(copy.path, copy.env | asked_by_a_hook).check("aigc", "retrain", "digits-gan")
+    assert copy.check("git", "status", "--porcelain", "--branch") == before
     assert branches(copy).strip() == "retrain/digits-gan"
     assert branches(trained) == ""
     trained.path.rename(tmp_path / "moved")

@@ -258,7 +258,8 @@ def merging(ref: str) -> str:
     lockfile.teach_git()
     bring = f"dvc {'pull' if ref.startswith(ORIGIN) else 'checkout'} --allow-missing"
     ours = [name for name in worktree.OURS if Path(name).exists()]
-    changed = git("ls-files", "--modified", "--others", "--exclude-standard", "--", *ours).splitlines()
+    listed = git("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *ours)
+    changed = list(filter(None, listed.split("\0")))  # by lines they would be quoted, if a name is not plain
     staged = git("diff", "--cached", "--name-only", "--", *ours)
     if not (changed or staged) and is_ancestor(git("rev-parse", "HEAD"), ref):
         return f"git merge {ref} && {bring}"

@@ -437,3 +437,7 @@ def test_of_a_branch_here_and_at_origin_the_newer_one_is_offered(
         git("update-ref", "refs/heads/retrain/x", commits[local])
         git("update-ref", "refs/remotes/origin/retrain/x", commits[remote])
         assert retraining.ahead() == {"x": offered}
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/grün.yaml").touch()
+    git("update-ref", "refs/heads/retrain/x", commit(tree, [commits[0]], "result"))
+    assert retraining.merging("retrain/x").startswith("git add recipes && git commit ")

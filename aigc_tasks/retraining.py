@@ -138,9 +138,9 @@ def workplace(settings: Recipe, pulse: Callable[[], None]) -> Iterator[Workplace
     own = branch(settings.name)
     if git("rev-parse", "--abbrev-ref", "HEAD") == own:
         raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
+    if push:
+        fetched(own, pulse)
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files
-        if push:
-            fetched(own, pulse)
         base, tip = worktree.snapshot(), tip_of(own)
         lockfile.teach_git()
         before: dict[str, Any] = {}
@@ -295,10 +295,11 @@ def fetched(own: str, pulse: Callable[[], None]) -> list[str]:
             "params.yaml: schedule.push: git has no remote `origin` to push to; add one, or set push: false"
         )
     ref = f"refs/heads/{own}"
-    if not git("ls-remote", ORIGIN, ref, pulse=pulse):  # by its full name: another's may end like it
+    there = git("ls-remote", ORIGIN, ref, pulse=pulse).partition("\t")[0]  # by its full name: another's may end like it
+    if not there:
         return []
-    git("fetch", "--quiet", ORIGIN, ref, pulse=pulse)
-    there, here = git("rev-parse", "FETCH_HEAD"), tip_of(own)
+    git("fetch", "--quiet", "--no-write-fetch-head", ORIGIN, ref, pulse=pulse)  # all recipes' would be one file
+    here = tip_of(own)
     if here is None or is_ancestor(here, there):
         git("update-ref", ref, there)
         return []

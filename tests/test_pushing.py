@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Project, error, wait_for
@@ -97,6 +98,18 @@ def test_what_came_out_while_origin_went_away_is_kept_here(trained: Project, tmp
     answers.write_text("#!/bin/sh\nexec sleep 3600\n")
     assert_ends_in_time(trained, "sleep 3600")
     assert kept(trained) == result
+
+    def add_another(params: Any) -> None:
+        params["recipes"]["another"] = {**params["recipes"]["digits-gan"], "schedule": {"time_limit": 0.01}}
+
+    trained.edit(add_another)
+    answers.write_text("#!/bin/sh\nexec sleep 90\n")
+    waiting = trained.start("aigc", "retrain", "digits-gan")
+    wait_for(lambda: at_work(trained, "sleep 90"), by=waiting)
+    assert trained.run("aigc", "retrain", "another").returncode == 1
+    assert at_work(trained, "sleep 90"), "one that does not push need not wait for it"
+    waiting.terminate()
+    waiting.communicate()
     trained.check("git", "config", "--unset", "remote.origin.uploadpack")
     assert "nothing has changed" in trained.check("aigc", "retrain", "digits-gan")
     assert kept(trained) == result

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from threading import Thread
 
 from prefect import State, flow, get_run_logger
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
@@ -68,6 +69,10 @@ def retrain(recipe: str, because: str = "") -> State:
             return kept(settings, schedule, because, own)
         except stopping.CancelRequested:
             return Cancelled(message="cancelled; what came out is kept here, and the next retraining shares it")
+        except TerminationSignal:
+            if own and stopping.is_cancelled():  # the runner saw it first; nobody is to go on with it
+                retraining.forget(recipe)
+            raise
         except Exception as error:
             is_known = isinstance(error, UserError | stopping.TimeIsUp)
             known = str(error) if is_known else stage.explain(error)

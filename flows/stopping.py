@@ -49,14 +49,19 @@ def watch() -> Callable[[], None]:
             raise TimeIsUp("its time limit is up; the next retraining goes on where it was")
         if flow_run.id is None or time.monotonic() - looked < WATCH:
             return
-        try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-                state = client.read_flow_run(flow_run.id).state
-        except (httpx.HTTPError, ValueError, ObjectNotFound):  # no answer, a proxy's page, a server that begins anew
-            return
-        finally:
-            looked = time.monotonic()
-        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+        cancelled = is_cancelled()
+        looked = time.monotonic()
+        if cancelled:
             raise CancelRequested
 
     return look
+
+
+def is_cancelled() -> bool:
+    """Whether someone has cancelled the flow run, as far as its server can be asked."""
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            state = client.read_flow_run(flow_run.id).state
+    except (httpx.HTTPError, ValueError, ObjectNotFound):  # no answer, a proxy's page, a server that begins anew
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())

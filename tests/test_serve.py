@@ -179,8 +179,14 @@ def test_what_a_command_left_killed_is_left_to_the_user(alone: Project) -> None:
         assert ask(api, "/flow_runs/filter", {})[0]["state_name"] == "Running"
         assert "was killed while it was retrained" in alone.run("aigc", "status").stdout
         ask(api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLED"}, "force": True})
-    with serving(alone):
+    with serving(alone) as (_, api):
         assert "was killed" not in alone.run("aigc", "status").stdout
+        (deployment,) = wait_for(lambda: ask(api, "/deployments/filter", {}))
+        run = ask(api, f"/deployments/{deployment['id']}/create_flow_run", {})
+        wait_for(lambda: at_work(alone, "-m aigc_tasks.train"))
+        ask(api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        wait_for(lambda: {one["state_name"] for one in ask(api, "/flow_runs/filter", {})} == {"Cancelled"})
+        assert "nothing is stuck" in alone.run("aigc", "status").stdout, "what the runner ended is no more to go on"
 
 
 def test_what_cannot_be_served_is_said_and_the_others_are_served(alone: Project) -> None:

@@ -24,7 +24,7 @@ from aigc_tasks.lockfile import LOCK
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.worktree import git
 
-ORIGIN = "origin"
+ORIGIN, BRANCHES = "origin", "retrain"
 HELD = "Held"  # how a start ends that an event asked for while the recipe was paused
 
 
@@ -39,7 +39,7 @@ class Note:
 
 
 def branch(recipe: str) -> str:
-    return f"retrain/{recipe}"
+    return f"{BRANCHES}/{recipe}"
 
 
 def beside(recipe: str, ending: str) -> Path:
@@ -138,6 +138,8 @@ def workplace(settings: Recipe, pulse: Callable[[], None]) -> Iterator[Workplace
     own = branch(settings.name)
     if git("rev-parse", "--abbrev-ref", "HEAD") == own:
         raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
+    if git("branch", "--list", BRANCHES):  # git would say so when all is trained
+        raise UserError(f"branch {BRANCHES} stands where {own} is to be; rename it: git branch --move {BRANCHES} NAME")
     if push:
         fetched(own, pulse)
     with FileLock(beside("all", "git")):  # two at once would stand in each other's way in git's files

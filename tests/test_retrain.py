@@ -351,6 +351,10 @@ def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
     lock.write_text(good)
 
     trained.check("git", "branch", "--delete", "--force", "retrain/digits-gan")
+    trained.check("git", "branch", "retrain")
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert error(done.stderr).startswith("error: branch retrain stands where retrain/digits-gan is to be; rename it")
+    trained.check("git", "branch", "--delete", "retrain")
     (untold := trained.path / retraining.untold("digits-gan")).mkdir(parents=True)
     done = trained.run("aigc", "retrain", "digits-gan")
     assert error(done.stderr).endswith("Is a directory")

@@ -150,11 +150,13 @@ def share_cache(project: Path, **options: str) -> None:
     """Let DVC in the worktree use the checkout's cache and remotes, relative ones too; ``options`` of the cache."""
     from dvc.config import Config
     from dvc.config import merge as add
+    from dvc.config_schema import RelPath
 
     ours = Config(".dvc")
-    with Config(str(project / ".dvc")).edit("local") as local:
+    with Config(str(project.resolve() / ".dvc")).edit("local") as local:
         local.clear()  # what it was told where the checkout lay before it was moved
         for level in ("repo", "local"):
             add(local, ours.load_one(level))
-        local["cache"]["dir"] = str(Path(local["cache"].get("dir", ".dvc/cache")).resolve())
+        cache = Path(local["cache"].get("dir", ".dvc/cache")).resolve()
+        local["cache"]["dir"] = RelPath(cache)  # DVC writes ASCII alone, and the checkout may lie below /home/jürgen
         local["cache"] |= options

@@ -321,7 +321,7 @@ def test_two_side_by_side_and_the_gate_that_refuses_a_bad_knob(trained: Project)
 
 def test_a_copy_of_the_checkout_keeps_out_of_the_originals_worktree(trained: Project, tmp_path: Path) -> None:
     trained.check("aigc", "retrain", "digits-gan")
-    copy = trained.copied(tmp_path / "copy")
+    copy = trained.copied(tmp_path / "Jürgens Kopie")
     copy.edit(lambda p: p["recipes"]["digits-gan"]["postprocess"].update(seed=1))
     before = copy.check("git", "status", "--porcelain", "--branch")
     asked_by_a_hook = {"GIT_DIR": f"{copy.path}/.git", "GIT_INDEX_FILE": f"{copy.path}/.git/index"}

@@ -136,8 +136,9 @@ def workplace(settings: Recipe, pulse: Callable[[], None]) -> Iterator[Workplace
         with sharing.shared():
             pass  # what is missing is said now, not after a training
     own = branch(settings.name)
-    if git("rev-parse", "--abbrev-ref", "HEAD") == own:
-        raise UserError(f"the checkout is on branch {own}, which a retraining writes; go to another: git switch main")
+    there = git("for-each-ref", "--format=%(worktreepath)", f"refs/heads/{own}")
+    if there and Path(there).exists():  # this checkout, or another folder of its repository
+        raise UserError(f"{there} is on branch {own}, which a retraining writes; go to another: git switch main")
     if git("branch", "--list", BRANCHES):  # git would say so when all is trained
         raise UserError(f"branch {BRANCHES} stands where {own} is to be; rename it: git branch --move {BRANCHES} NAME")
     if push:

@@ -337,10 +337,14 @@ def test_a_copy_of_the_checkout_keeps_out_of_the_originals_worktree(trained: Pro
 
 
 def test_what_stands_in_its_way_is_one_line(trained: Project) -> None:
-    trained.check("git", "switch", "--quiet", "--create", "retrain/digits-gan")
+    trained.check("git", "worktree", "add", "--quiet", "-b", "retrain/digits-gan", "looked-at")
+    done = trained.run("aigc", "retrain", "digits-gan")
+    assert error(done.stderr).startswith(f"error: {trained.path}/looked-at is on branch retrain/digits-gan")
+    trained.check("git", "worktree", "remove", "looked-at")
+    trained.check("git", "switch", "--quiet", "retrain/digits-gan")
     done = trained.run("aigc", "retrain", "digits-gan")
     assert done.returncode == 1
-    assert error(done.stderr).startswith("error: the checkout is on branch retrain/digits-gan")
+    assert error(done.stderr).startswith(f"error: {trained.path} is on branch retrain/digits-gan")
     trained.check("git", "switch", "--quiet", "-")
     lock = trained.path / "dvc.lock"
     good = lock.read_text()

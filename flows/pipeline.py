@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +157,33 @@ def free() -> Iterator[None]:
 
 @contextmanager
 def one_on_gpu(settings: Recipe) -> Iterator[None]:
-    """Hold the GPU's only slot while training on it; wait for it if another training does. Nothing on a CPU."""
+    """Hold the GPU's only slot while training on it; wait for it if another training does. Nothing on a CPU.
+
+    Cancel and the time limit end the wait, too.
+    """
     if settings.train.device == "cpu" or not DRIVER.exists():
         yield
         return
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(GPU, 1)
-    with concurrency(GPU, occupy=1, strict=True):
+    look = stopping.watch()
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(gpu_slot())
+                break
+            except TimeoutError:
+                look()
         yield
+
+
+def gpu_slot() -> AbstractContextManager[None]:
+    """The slot, once it is free; raises ``TimeoutError`` if it is not so soon.
+
+    A server that is away when the slot is due to be kept for longer ends no training.
+    """
+    wait = stopping.WATCH
+    return concurrency(GPU, occupy=1, timeout_seconds=wait, strict=True, raise_on_lease_renewal_failure=False)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def test_one_training_at_a_time_on_a_gpu(
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from aigc_tasks.recipe import recipe
-    from flows import pipeline
+    from flows import pipeline, stopping
 
     monkeypatch.chdir(done.path)
     (tmp_path / "driver").write_text("here")
@@ -93,7 +93,14 @@ def test_one_training_at_a_time_on_a_gpu(
     first.start()
     assert events[0].wait(30)
     second.start()
-    assert not events[2].wait(4)
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_api}),
+        stopping.limited(0.01),
+        pytest.raises(stopping.TimeIsUp),
+        pipeline.one_on_gpu(settings),
+    ):
+        order.append("it is not waited for")
+    assert not events[2].wait(1)
     events[1].set()
     assert events[2].wait(60)
     events[3].set()

@@ -230,12 +230,13 @@ def test_what_clean_drops_or_flags_by_its_pixels_is_said_before(project: Project
     for place, reason in (("blank", "blank 9"), ("small", "too small 9")):
         done = project.run("aigc", "add-data", place, place)
         assert f"none of 9 entries looked at is a picture to learn from ({reason})" in done.stderr
+    fill(mixed, {f"a/copy{number}.png": picture(0) for number in range(3)})
     said = project.check("aigc", "add-data", "mixed", "mixed")
-    assert "20; all of 20 looked at are pictures\nsizes     32×32\n" in said
-    assert "clean drops, of 20 looked at: extreme aspect 9\n" in said
-    assert "clean flags or converts, of 20 looked at: wrong type 2, odd mode 2\n" in said
-    assert "only 55% can be used; `clean.survive` is lowered" in said
-    assert entry(project, "mixed")["clean"] == {"survive": 0.28}
+    assert "23; all of 23 looked at are pictures\nsizes     32×32\n" in said
+    assert "clean drops, of 23 looked at: extreme aspect 9, duplicate 3\n" in said
+    assert "clean flags or converts, of 23 looked at: wrong type 2, odd mode 2\n" in said
+    assert "only 48% can be used; `clean.survive` is lowered" in said
+    assert entry(project, "mixed")["clean"] == {"survive": 0.24}
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

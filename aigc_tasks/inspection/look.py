@@ -30,7 +30,7 @@ class Look(NamedTuple):
     labels: Counter[str]
     splits: Counter[str]
     flaws: Counter[str]
-    sample: pd.DataFrame  # as clean sees them: width, height, mode (empty if it is no picture), reason, flags
+    sample: pd.DataFrame  # as clean sees them: width, height, mode (empty if it is no picture), reason, flags, sha256
 
     @property
     def pictures(self) -> pd.DataFrame:
@@ -68,7 +68,8 @@ def looked(source: acquire.Source, work: Path, place: str) -> Look:
                 update(len(found), "entries")
             if len(found) == count:
                 break
-    sample = pd.DataFrame(found, columns=["width", "height", "mode", "reason", "flags"])
+    sample = pd.DataFrame(found, columns=["width", "height", "mode", "reason", "flags", "sha256"])
+    sample.loc[sample["reason"].isna() & sample.duplicated("sha256"), "reason"] = "duplicate"
     if sample["reason"].notna().all():
         raise UserError(
             f"{place}: none of {count:,} entries looked at is a picture to learn from "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aigc_tasks import lifeline
+from aigc_tasks import layout, lifeline
 from aigc_tasks.errors import UserError
 
 MADE_WITH = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what must be in git for a training to be repeated
@@ -133,7 +133,9 @@ def belongs(place: Path) -> bool | None:
 @contextmanager
 def temporary(revision: str) -> Iterator[Path]:
     """The project at that commit, in a folder that is gone afterwards; raises ``UserError`` if git cannot give it."""
-    with tempfile.TemporaryDirectory() as scratch:
+    layout.LOCAL.mkdir(exist_ok=True)
+    # Beside DVC's cache: DVC writes in ASCII where that is, and the way to it from elsewhere may hold any name.
+    with tempfile.TemporaryDirectory(dir=layout.LOCAL.resolve()) as scratch:
         place = Path(scratch, "worktree")
         try:
             project = put(place, revision)

@@ -45,9 +45,12 @@ def test_it_holds_from_the_data_to_the_figures_with_the_training_repeated(live: 
 
 
 def test_without_retraining_it_says_so(live: Project) -> None:
+    """In a folder of any name: DVC writes its settings in ASCII."""
+    live.path = live.path.rename(live.path.with_name("Jürgens Projekt"))
     said = live.check("aigc", "verify", f"{PRODUCT}@1")
     assert links(said)["retraining"] == "was not asked for"
     assert "alias" not in links(said)
+    assert "does not hold" not in said
 
 
 def product_folder(project: Project) -> Path:

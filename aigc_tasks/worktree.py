@@ -134,7 +134,7 @@ def belongs(place: Path) -> bool | None:
 def temporary(revision: str) -> Iterator[Path]:
     """The project at that commit, in a folder that is gone afterwards; raises ``UserError`` if git cannot give it."""
     layout.LOCAL.mkdir(exist_ok=True)
-    # Beside DVC's cache: DVC writes in ASCII where that is, and the way to it from elsewhere may hold any name.
+    # Here, for the way from elsewhere to DVC's cache may hold any name: see `share_cache`.
     with tempfile.TemporaryDirectory(dir=layout.LOCAL.resolve()) as scratch:
         place = Path(scratch, "worktree")
         try:
@@ -160,5 +160,5 @@ def share_cache(project: Path, **options: str) -> None:
         for level in ("repo", "local"):
             add(local, ours.load_one(level))
         cache = Path(local["cache"].get("dir", ".dvc/cache")).resolve()
-        local["cache"]["dir"] = RelPath(cache)  # DVC writes ASCII alone, and the checkout may lie below /home/jürgen
+        local["cache"]["dir"] = RelPath(cache)  # DVC writes ASCII alone, and a whole path may hold any name
         local["cache"] |= options

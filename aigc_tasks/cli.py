@@ -54,8 +54,6 @@ def one_line_errors(recorded: bool = False) -> Iterator[None]:
             tracking.refuse_dead()
         yield
         sys.stdout.flush()
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader, `head` say, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

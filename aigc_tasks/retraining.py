@@ -199,7 +199,7 @@ class Workplace:
         if not ours or (not self.push and ours == self.own(before) and all(Path(path).exists() for path in made)):
             return
         if self.push:
-            sharing.pull(list(ours), self.pulse)
+            sharing.transfer("pull", list(ours), self.pulse)
         else:
             graph.open_repo().checkout(list(ours), allow_missing=True, force=True)
 
@@ -238,7 +238,7 @@ class Workplace:
         if away is not None:
             raise away
         if self.push and (new or tip):
-            sharing.push(self.targets, self.pulse)
+            sharing.transfer("push", self.targets, self.pulse)
             if new or (tip and not is_ancestor(tip, self.base)):  # one that was merged may have been deleted there
                 git("push", "--quiet", ORIGIN, own, pulse=self.pulse)
         return new

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from aigc_tasks import graph, lifeline, stage
 from aigc_tasks.acquire import places, unreachable
@@ -80,20 +80,11 @@ def shared() -> Iterator[Repo]:
             log.removeFilter(cause)
 
 
-def pull(targets: list[str], pulse: Callable[[], None]) -> None:
-    """Fetch what these stages have made, as ``dvc.lock`` has it, and lay it out; what the remote lacks is left out.
+def transfer(way: Literal["pull", "push"], targets: list[str], pulse: Callable[[], None]) -> None:
+    """Fetch what these stages have made, as ``dvc.lock`` has it, and lay it out, or send it to the remote.
 
-    ``pulse`` is called every second, and may raise to stop it. Raises ``UserError``.
+    What the remote lacks is left out. ``pulse`` is called every second, and may raise to stop it. Raises ``UserError``.
     """
-    transfer("pull", targets, pulse)
-
-
-def push(targets: list[str], pulse: Callable[[], None]) -> None:
-    """Send what these stages have made to the remote, as ``pull`` fetches it."""
-    transfer("push", targets, pulse)
-
-
-def transfer(way: str, targets: list[str], pulse: Callable[[], None]) -> None:
     said: list[str] = []
     code = lifeline.follow("aigc_tasks.sharing", way, *targets, env=os.environ, line=said.append, pulse=pulse)
     if code:
@@ -110,7 +101,7 @@ def main(way: str, *targets: str) -> None:
             else:
                 repo.push(list(targets))
     except Exception as error:
-        line = str(error) if isinstance(error, UserError) else stage.explain(error)
+        line = stage.explain(error)
         if line is None:
             raise
         sys.exit(f"error: {line}")

@@ -32,7 +32,9 @@ MENDS = {
 
 
 def explain(error: BaseException | None) -> str | None:
-    """One line for what the machine refused, also if a library wrapped it in an error of its own; None for the rest."""
+    """One line for a user's error, or what the machine refused, be it inside a library's error; None for the rest."""
+    if isinstance(error, UserError):
+        return str(error)
     if (line := damaged(error)) is not None:
         return line
     while error is not None:
@@ -135,8 +137,6 @@ def main(function: Callable[[str], None]) -> None:
         function(sys.argv[1])
         check()
         layout.replace(seconds_file(f"{name}@{sys.argv[1]}"), f"{time.monotonic() - began:.3f}\n")
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -18,7 +18,6 @@ from prefect.states import Cancelled, Completed, Failed
 
 from aigc_tasks import graph, layout, lifeline, retraining, stage, tracking
 from aigc_tasks.card import read_card
-from aigc_tasks.errors import UserError
 from aigc_tasks.promote import promoting
 from aigc_tasks.recipe import Recipe
 from aigc_tasks.recipe import recipe as load
@@ -74,10 +73,10 @@ def retrain(recipe: str, because: str = "") -> State:
                 retraining.forget(recipe)
             raise
         except Exception as error:
-            is_known = isinstance(error, UserError | stopping.TimeIsUp)
-            known = str(error) if is_known else stage.explain(error)
+            is_late = isinstance(error, stopping.TimeIsUp)
+            known = str(error) if is_late else stage.explain(error)
             why = known or f"it ended by an error ({type(error).__name__}); its log says which"
-            state: State = Failed(name=TIMED_OUT if isinstance(error, stopping.TimeIsUp) else "Failed", message=why)
+            state: State = Failed(name=TIMED_OUT if is_late else "Failed", message=why)
             tell(settings, state, own)
             if known:
                 return state

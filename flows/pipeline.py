@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock, Timeout
-from prefect import State, Task, flow, get_client, get_run_logger, task
+from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
@@ -30,7 +31,6 @@ from aigc_tasks.tracking import FLOW_RUN
 from flows import publishing, stopping
 from flows.promote import DECIDED, compete, ended
 
-GPU = "aigc-gpu"  # the concurrency limit that lets one training at a time use the GPU
 DRIVER = Path("/proc/driver/nvidia/version")  # asking torch would cost two seconds
 UP_TO_DATE = "UpToDate"
 
@@ -157,33 +157,28 @@ def free() -> Iterator[None]:
 
 @contextmanager
 def one_on_gpu(settings: Recipe) -> Iterator[None]:
-    """Hold the GPU's only slot while training on it; wait for it if another training does. Nothing on a CPU.
+    """Have the GPU for this training alone; wait while another has it. Nothing on a CPU.
 
-    Cancel and the time limit end the wait, too.
+    Of all checkouts of a user on this machine, by a lock that ends with the process that holds it, however that ends: a
+    slot of Prefect's would be taken for good by one whose server was killed. Cancel and the time limit end the wait.
     """
     if settings.train.device == "cpu" or not DRIVER.exists():
         yield
         return
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(GPU, 1)
-    look = stopping.watch()
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(gpu_slot())
-                break
-            except TimeoutError:
-                look()
+    seen = quote(os.environ.get("CUDA_VISIBLE_DEVICES", "all"), safe="")
+    lock, look = FileLock(Path(tempfile.gettempdir(), f"aigc-gpu-{os.getuid()}-{seen}.lock")), stopping.watch()
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        get_run_logger().info("waiting for the training that is at work on the GPU")
+    while not lock.is_locked:
+        look()
+        with suppress(Timeout):
+            lock.acquire(timeout=stopping.WATCH)
+    try:
         yield
-
-
-def gpu_slot() -> AbstractContextManager[None]:
-    """The slot, once it is free; raises ``TimeoutError`` if it is not so soon.
-
-    A server that is away when the slot is due to be kept for longer ends no training.
-    """
-    wait = stopping.WATCH
-    return concurrency(GPU, occupy=1, timeout_seconds=wait, strict=True, raise_on_lease_renewal_failure=False)
+    finally:
+        lock.release()
 
 
 @contextmanager

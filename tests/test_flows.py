@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
+import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -65,48 +65,50 @@ def test_a_deployment_runs_on_a_worker_and_gives_the_same_bytes(
     assert untrained.lock() == finished.lock()
 
 
-def test_one_training_at_a_time_on_a_gpu(
-    done: Project, prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The limit is Prefect's own; only the look for a driver is answered as on a machine that has one."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+HOLDER = """
+import os
+from pathlib import Path
+from prefect import flow
+from aigc_tasks.recipe import recipe
+from flows import pipeline, stopping
 
-    from aigc_tasks.recipe import recipe
-    from flows import pipeline, stopping
+pipeline.DRIVER = Path("driver")  # answered as on a machine that has one
 
-    monkeypatch.chdir(done.path)
-    (tmp_path / "driver").write_text("here")
-    monkeypatch.setattr(pipeline, "DRIVER", tmp_path / "driver")
-    settings = recipe("digits-gan")
-    order: list[str] = []
+@flow
+def train():
+    with stopping.limited(float(os.environ.get("MINUTES", 10))), pipeline.one_on_gpu(recipe("digits-gan")):
+        print("trains", flush=True)
+        input()
 
-    def train(name: str, started: threading.Event, may_end: threading.Event) -> None:
-        with temporary_settings({PREFECT_API_URL: prefect_api}), pipeline.one_on_gpu(settings):
-            order.append(f"{name} begins")
-            started.set()
-            may_end.wait(30)
-            order.append(f"{name} ends")
+train()
+"""
 
-    events = [threading.Event() for _ in range(4)]
-    first = threading.Thread(target=train, args=("first", events[0], events[1]))
-    second = threading.Thread(target=train, args=("second", events[2], events[3]))
-    first.start()
-    assert events[0].wait(30)
-    second.start()
-    with (
-        temporary_settings({PREFECT_API_URL: prefect_api}),
-        stopping.limited(0.01),
-        pytest.raises(stopping.TimeIsUp),
-        pipeline.one_on_gpu(settings),
-    ):
-        order.append("it is not waited for")
-    assert not events[2].wait(1)
-    events[1].set()
-    assert events[2].wait(60)
-    events[3].set()
-    first.join()
-    second.join()
-    assert order == ["first begins", "first ends", "second begins", "second ends"]
+
+def test_one_training_at_a_time_on_a_gpu(done: Project, prefect_api: str, tmp_path: Path) -> None:
+    """Also after one was killed, whose turn is over."""
+    (done.path / "driver").write_text("here")
+    done.env |= {"PREFECT_API_URL": prefect_api, "TMPDIR": str(tmp_path)}
+
+    def started(**env: str) -> subprocess.Popen[str]:
+        return Project(done.path, done.env | env).start("python", "-c", HOLDER, stdin=subprocess.PIPE)
+
+    def said(process: subprocess.Popen[str], words: str) -> bool:
+        assert process.stdout is not None
+        return any(words in line for line in process.stdout)
+
+    first = started()
+    assert said(first, "trains")
+    elsewhere = started(CUDA_VISIBLE_DEVICES="1")
+    assert said(elsewhere, "trains"), "that is another GPU"
+    late = started(MINUTES="0.05")
+    assert "its time limit is up" in late.communicate()[0]
+    second = started()
+    assert said(second, "waiting for the training that is at work on the GPU")
+    first.kill()
+    assert said(second, "trains")
+    for process in (elsewhere, second):
+        process.communicate("\n")
+    first.communicate()
 
 
 def test_a_stage_that_cannot_work_ends_the_flow_with_its_own_line(project: Project, prefect_api: str) -> None:

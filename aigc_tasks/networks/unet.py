@@ -63,7 +63,7 @@ class Denoiser(nn.Module):
                 self.up.append(Block(now + skips.pop(), wide, told, attends[level], dropout))
                 now = wide
             if level > 0:
-                self.up.append(Grow(now))
+                self.up.append(Grow(now, now := widths[level - 1]))
         self.end = nn.Sequential(normalisation(now), nn.SiLU(), zero(nn.Conv2d(now, shape[0], 3, padding=1)))
         self.width, self.unknown, self.patch = width, classes, patch
 
@@ -113,12 +113,14 @@ class Shrink(nn.Module):
 
 
 class Grow(nn.Module):
-    def __init__(self, width: int) -> None:
+    """Twice the size, with the channels that there are at it: convolved before, where there are a quarter of pixels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(width, width, 3, padding=1)
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        return self.convolution(F.interpolate(x, scale_factor=2.0))
+        return F.interpolate(self.convolution(x), scale_factor=2.0)
 
 
 def waves(level: Tensor, width: int) -> Tensor:

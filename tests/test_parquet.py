@@ -124,6 +124,20 @@ def test_parquet_labels_that_are_no_classes_are_said(tmp_path: Path) -> None:
     assert [(entry.label, entry.flaw) for entry in entries] == [(None, None)] * 4
 
 
+def test_a_parquet_file_without_classes_beside_one_with_them_is_one_clear_line(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "set/b.parquet", 5)
+    bare = pa.table({"image": [png(number) for number in range(5, 9)]})
+    for name in ("a", "c"):  # before the one with classes, and behind it
+        file = tmp_path / f"set/{name}.parquet"
+        pq.write_table(bare, file)
+        said = f"{name}.parquet: has no column of classes, and b.parquet has 'label'; set `label` in params.yaml to fal"
+        with pytest.raises(UserError, match=said):
+            listed(tmp_path, "parquet", source=str(tmp_path / "set"))
+        entries = listed(tmp_path, "parquet", source=str(tmp_path / "set"), label=False)
+        assert [(entry.label, entry.flaw) for entry in entries] == [(None, None)] * 9
+        file.unlink()
+
+
 def test_a_damaged_parquet_file_is_one_clear_line_and_a_damaged_page_a_flaw(tmp_path: Path) -> None:
     file = hugging_face(tmp_path / "a.parquet", 300)
     whole = file.read_bytes()

@@ -40,21 +40,30 @@ class Source(acquire.Source):
     )
 
     def entries(self, work: Path) -> Iterator[Entry]:
-        found = partial(shards.entries, self.source, (".parquet",), self.options, work, self.listed)
+        found = partial(self.listed, work)
         return found() if self.labels is None else csv.applied(found, self.labels, self.options)
 
-    def listed(self, shard: shards.Shard) -> Iterator[Entry]:
-        try:
-            with pq.ParquetFile(shard.file) as file:
-                columns = self.columns(file.schema_arrow, shard.name)
-                yield from rows(file, shard, columns, self.limit)
-        except PermissionError as error:
-            raise shards.Broken(str(error.strerror).lower()) from None
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            reason = str(error).partition("\n")[0][:200]
-            raise shards.Broken(f"not a whole Parquet file: {reason}") from None
+    def listed(self, work: Path) -> Iterator[Entry]:
+        first: tuple[str, str | None] | None = None  # the name of the first file, and its column of classes
+
+        def read(shard: shards.Shard) -> Iterator[Entry]:
+            nonlocal first
+            try:
+                with pq.ParquetFile(shard.file) as file:
+                    columns = self.columns(file.schema_arrow, shard.name)
+                    own = shard.name, columns.label
+                    first = first or own
+                    agree(first, own)
+                    yield from rows(file, shard, columns, self.limit)
+            except PermissionError as error:
+                raise shards.Broken(str(error.strerror).lower()) from None
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                reason = str(error).partition("\n")[0][:200]
+                raise shards.Broken(f"not a whole Parquet file: {reason}") from None
+
+        return shards.entries(self.source, (".parquet",), self.options, work, read)
 
     def columns(self, schema: pa.Schema, name: str) -> Columns:
         """The columns to read; raises ``UserError`` if there are none, or not of a type that can be used."""
@@ -96,6 +105,16 @@ class Columns(NamedTuple):
     label: str | None
     split: str | None
     classes: list[str] | None  # of Hugging Face's ClassLabel: the names of label 0, 1, …
+
+
+def agree(*files: tuple[str, str | None]) -> None:
+    """Raise ``UserError`` if only one of two files has a column of classes: without a class, it would get another's."""
+    (bare, label), (other, found) = sorted(files, key=lambda file: file[1] is not None)
+    if label is None and found is not None:
+        raise UserError(
+            f"{bare}: has no column of classes, and {other} has {found!r}; "
+            "set `label` in params.yaml to false, or leave the file out of `source`"
+        )
 
 
 def described(schema: pa.Schema) -> dict[str, dict[str, Any]]:

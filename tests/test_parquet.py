@@ -53,7 +53,7 @@ def test_parquets_columns_are_found_or_named(tmp_path: Path) -> None:
             "thumb": pa.array([b"x"] * 4),
             "img": pictures,
             "kind": pa.array(["a", "b", None, "a"]).dictionary_encode(),
-            "split": ["train", "validation", "test", "other"],
+            "split": ["train", "validation", " Test ", ""],
         }
     )
     pq.write_table(table, tmp_path / "a.parquet")
@@ -62,7 +62,7 @@ def test_parquets_columns_are_found_or_named(tmp_path: Path) -> None:
         (f"a.parquet/{number:07d}", None, split) for number, split in enumerate(["train", "val", "test", None])
     ]
     assert contents(entries) == pictures.to_pylist()
-    entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"), image="thumb", label="kind", split="kind")
+    entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"), image="thumb", label="kind", split=False)
     assert [(entry.label, entry.flaw) for entry in entries] == [
         ("a", None),
         ("b", None),
@@ -122,6 +122,20 @@ def test_parquet_labels_that_are_no_classes_are_said(tmp_path: Path) -> None:
         listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
     entries = listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"), label=False)
     assert [(entry.label, entry.flaw) for entry in entries] == [(None, None)] * 4
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [(["train", None, "fold1"], "row 2: 'fold1'"), ([0, 1, 2], "row 0: '0'"), ([True] * 3, "'True'")],
+)
+def test_a_parquet_column_of_other_words_than_splits_is_one_clear_line(tmp_path: Path, column: list, said: str) -> None:
+    file = hugging_face(tmp_path / "test/a.parquet", 3, split=pa.array(column))
+    mend = f"{said} is no split; write train, val or test there, or nothing, or set `split` in params.yaml to .* false"
+    for knobs in ({}, {"split": "split"}):
+        with pytest.raises(UserError, match=f"a.parquet: column 'split', .*{mend}"):
+            listed(tmp_path, "parquet", source=str(file), **knobs)
+    entries = listed(tmp_path, "parquet", source=str(tmp_path), split=False)
+    assert [entry.split for entry in entries] == ["test"] * 3, "as its folder tells"
 
 
 def test_a_parquet_file_without_classes_beside_one_with_them_is_one_clear_line(tmp_path: Path) -> None:

@@ -100,11 +100,12 @@ def columns(header: list[str], place: str) -> tuple[int, int, int | None]:
     return file, label, split
 
 
-def division(text: str, where: str) -> str | None:
+def division(text: str, where: str, mend: str = MEND) -> str | None:
     """The split that a word stands for; raises ``UserError``."""
     word = text.strip().lower()
     if word and word not in SPLITS:
-        raise UserError(f"{where}: {text.strip()!r} is no split; write train, val or test there, or nothing, {MEND}")
+        shown = repr(text.strip()[:50])
+        raise UserError(f"{where}: {shown} is no split; write train, val or test there, or nothing, {mend}")
     return SPLITS.get(word)
 
 

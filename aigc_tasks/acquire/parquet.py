@@ -24,6 +24,7 @@ from aigc_tasks.errors import UserError
 IMAGE = ("image", "img", "picture", "bytes", "content", "jpg", "png")
 KEPT = 256  # pictures, and bytes of the largest one, that are held for those who ask a little late
 LONGEST = 10_000  # letters of a label
+SPLIT_MEND = "or set `split` in params.yaml to another column, or to false"
 
 
 class Source(acquire.Source):
@@ -33,7 +34,9 @@ class Source(acquire.Source):
     label: Literal[False] | str | None = Field(
         None, description="column of the classes; false: none; without it, it is found if there is one"
     )
-    split: str | None = Field(None, description="column of the splits; without it, `split` or what file names tell")
+    split: Literal[False] | str | None = Field(
+        None, description="column of the splits; without it, `split` or what file names tell; false: these alone"
+    )
     labels: str | None = Field(None, description="path or URL of a CSV with a class for each id, instead of a column")
     options: dict[str, Any] = Field(
         default_factory=dict, exclude=True, description="for fsspec, where `source` is a URL: endpoint_url, anon, …"
@@ -88,7 +91,7 @@ class Source(acquire.Source):
                 "set `label` in params.yaml to one of whole numbers or text, or to false"
             )
         is_split = "split" in schema.names and is_class(kind := schema.field("split").type) and not has_point(kind)
-        split = self.split or ("split" if is_split else None)
+        split = ("split" if is_split else None) if self.split is None else self.split or None
         classes = features.get(label, {}).get("names") if label else None
         if classes is not None and not are_names(classes):
             raise UserError(
@@ -187,8 +190,7 @@ def rows(file: pq.ParquetFile, shard: shards.Shard, columns: Columns, largest: i
         told = told_in(file, index, small) if small else iter([{}] * count)
         for row, values in enumerate(told):
             label, flaw = named(values.get(columns.label), columns.classes) if columns.label else (None, None)
-            division = str(values.get(columns.split)).lower() if columns.split else ""
-            split = csv.SPLITS.get(division) if columns.split else shard.split
+            split = told_split(values[columns.split], columns.split, shard, number) if columns.split else shard.split
             read = partial(group.read, row) if flaw is None else None
             yield Entry(f"{shard.name}/{number:07d}", label, split, shard.stamp, read, shard.name, flaw, size)
             number += 1
@@ -225,6 +227,12 @@ def named(value: Any, classes: list[str] | None) -> tuple[str | None, str | None
     if not 0 <= value < len(classes):
         return None, f"its label is no class ({value} of {len(classes)})"
     return str(classes[value]), None
+
+
+def told_split(value: Any, column: str, shard: shards.Shard, row: int) -> str | None:
+    """The split that a row tells; raises ``UserError`` as a CSV of labels does."""
+    where = f"{shard.name}: column {column!r}, row {row}"
+    return csv.division("" if value is None else str(value), where, SPLIT_MEND)
 
 
 def pictures(path: Path, metadata: pq.FileMetaData, group: int, column: str) -> Iterator[pa.Buffer | None]:

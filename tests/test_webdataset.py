@@ -58,6 +58,19 @@ def test_webdataset_labels_come_in_three_ways_or_not_at_all(tmp_path: Path) -> N
     assert flaws == ["no label beside it"] * 3
 
 
+def test_webdataset_labels_that_are_whole_numbers_with_a_point_are_classes(tmp_path: Path) -> None:
+    told = [3.0, 3, float("nan"), 0.5, float("inf")]
+    members = {k: v for number, label in enumerate(told) for k, v in labelled(number, label).items()}
+    entries = listed(tmp_path, "webdataset", source=str(packed(tmp_path / "a.tar", members)))
+    assert [(entry.label, entry.flaw) for entry in entries] == [("3", None)] * 2 + [(None, "no label beside it")] * 3
+    measured = packed(tmp_path / "b.tar", labelled(0, 0.5))
+    assert listed(tmp_path, "webdataset", source=str(measured))[0][:2] == ("b.tar/0000.png", None)
+
+
+def labelled(number: int, label: float) -> dict[str, bytes]:
+    return sample(number, json.dumps({"label": label}), "json")
+
+
 def test_webdatasets_missing_and_spoiled_pieces_are_accounted_for(tmp_path: Path) -> None:
     members = {
         **sample(0, "cat"),

@@ -126,6 +126,8 @@ def told(sample: Sample) -> tuple[str | None, str | None]:
             if ending == "json":
                 content = json.loads(text)
                 value = content.get("label") if isinstance(content, dict) else None
+                if isinstance(value, float) and value.is_integer():
+                    value = int(value)  # pandas makes doubles of whole numbers once one is missing
                 text = str(value) if isinstance(value, str | int) else ""
                 text.encode()  # JSON can spell what is no Unicode
         except (ValueError, EOFError, RecursionError):

@@ -161,6 +161,9 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
         "in/list.txt": "urls",
         (place / "loose").as_uri(): "store",
         (place / "plain.tar").as_uri(): "store",
+        (place / "rows").as_uri(): "parquet",
+        (place / "shards").as_uri(): "webdataset",
+        (place / "shards/train-000.tar").as_uri(): "webdataset",
     }
     for number, (source, kind) in enumerate(kinds.items()):
         project.check("aigc", "add-data", f"set{number}", source)

@@ -26,12 +26,12 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
     """The ``acquire:`` section for a place, by its name and by a look at what is there; raises ``UserError``."""
     if place.startswith("torchvision:"):
         return {"kind": "torchvision", **as_kind(place, stand, "torchvision")}
-    path = layout.outside(from_project(place, stand))
+    here = places.local(place)
+    path = here or layout.outside(from_project(place, stand))
     kind: str | None
     more: dict[str, Any] = {}
-    if places.is_url(place):
-        kind = by_name(urlsplit(place).path) or "store"
-        kind = "store" if kind == "folder" else kind
+    if places.is_url(place) and here is None:
+        kind = by_name(urlsplit(place).path) or "folder"
     elif path.is_dir():
         if mirrored := mirror_of(path):
             return {"kind": "torchvision", "name": mirrored, "mirror": from_project(place, stand)}
@@ -49,6 +49,8 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
         kind = by_name(path.name)
     if kind is None:
         raise UserError(f"{place}: neither a folder nor an archive ({archives.READ}) nor a list; {SOMEWHERE}")
+    if kind == "folder" and places.is_url(place):
+        kind = "store"
     return {"kind": kind, "source": from_project(place, stand), **more}
 
 

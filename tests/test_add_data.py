@@ -20,6 +20,7 @@ from archives import fill, packed
 from conftest import Project, real_data
 from PIL import Image
 from ruamel.yaml import YAML
+from web_server import served
 
 from aigc_tasks.acquire import torchvision
 from aigc_tasks.errors import UserError
@@ -171,6 +172,35 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
         assert entry(project, f"set{number}")["acquire"] == {"kind": kind, "source": source} | labels
     project.check("aigc", "add-data", "other", "in/shards", "--kind", "folder")
     assert entry(project, "other")["acquire"]["kind"] == "folder"
+
+
+def test_the_kind_of_a_place_elsewhere_is_told_by_what_is_there(project: Project) -> None:
+    place = project.path / "in"
+    fill(place / "tree", CLASSES)
+    packed(place / "packs/a & b.tar", CLASSES)
+    jpg = [picture(seed, form="JPEG") for seed in range(12)]
+    pairs = {f"{n:03d}.{end}": data for n, jpeg in enumerate(jpg) for end, data in (("jpg", jpeg), ("cls", b"1"))}
+    packed(place / "shards/train 0.tar", pairs)
+    (place / "rows/data").mkdir(parents=True)
+    table = pd.DataFrame({"image": [{"bytes": jpeg, "path": None} for jpeg in jpg], "label": 6 * ["a", "b"]})
+    table.to_parquet(place / "rows/data/train.parquet")
+    fill(place / "rows", {"README.md": b"a card", "cover.png": CLASSES["cat/0.png"]})
+    table[6:].to_parquet(place / "rows/data/test.parquet")
+    expected = {
+        "tree": ("store", "classes   2: cat 12, horse 12"),
+        "packs/": ("store", "classes   2: cat 12, horse 12"),
+        "packs/a%20%26%20b.tar": ("store", "classes   2: cat 12, horse 12"),
+        "shards": ("webdataset", "classes   1: 1 12"),
+        "shards/train%200.tar": ("webdataset", "classes   1: 1 12"),
+        "rows": ("parquet", "splits    train 12, test 6"),
+    }
+    with served(place) as (url, _):
+        for number, (below, (kind, fact)) in enumerate(expected.items()):
+            assert fact in project.check("aigc", "add-data", f"set{number}", f"{url}/{below}")
+            assert entry(project, f"set{number}")["acquire"]["kind"] == kind
+        result = project.run("aigc", "add-data", "none", f"{url}/none.tar")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "none.tar: 404; correct `source`" in result.stderr
 
 
 def test_shards_are_told_as_they_are_read(project: Project) -> None:

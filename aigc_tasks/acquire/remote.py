@@ -125,9 +125,23 @@ def files(url: str, options: dict[str, Any] | None = None) -> Iterator[RemoteFil
     Over http(s) a folder is the page that lists it, and each file's version is asked for by its headers. Other stores
     are listed page by page; a listing takes 1.5 kB of memory a file. Links are not followed.
     """
+    system, found = located(url, options)
+    web = is_web(system)
+    if web:
+        heads = probes([where for _, where, _ in found], options)
+    for number, (path, where, info) in enumerate(found):
+        found[number] = ("", "", {})
+        if web:
+            head = next(heads)
+            info = head if isinstance(head, dict) else {}
+        size, own = info.get("size"), address(system, url, where)
+        yield RemoteFile(path, stamped(info), size, partial(content, system, where, own, options, size), own)
+
+
+def located(url: str, options: dict[str, Any] | None) -> tuple[Any, list[tuple[str, str, dict[str, Any]]]]:
+    """The file system of ``url``, and path, place and what the listing tells of each file there, sorted by path."""
     system, place = retried(partial(filesystem, url, options), url)
-    web, has_host = is_web(system), "host" in system._get_kwargs_from_urls(url)
-    above = urlsplit(url)._replace(path="", query="", fragment="").geturl()
+    web = is_web(system)
     strict = {"on_error": "raise"} if web else {}  # others raise of themselves; it would leave out what it cannot list
     system.invalidate_cache()
     listed = retried(lambda: system.find(place, detail=True, **strict), url)
@@ -142,19 +156,39 @@ def files(url: str, options: dict[str, Any] | None = None) -> Iterator[RemoteFil
     del listed
     if not found:
         raise Unreachable(url, "there is nothing", THERE)
-    found.sort(key=lambda file: file[0])
     if web:
-        places = [html.unescape(where) if where != place else where for _, where, _ in found]
-        heads = probes(places, options)
-        found = [(path, where, {}) for (path, _, _), where in zip(found, places, strict=True)]
-    for number, (path, where, info) in enumerate(found):
-        found[number] = ("", "", {})
-        if web:
-            head = next(heads)
-            info = head if isinstance(head, dict) else {}
-        size = info.get("size")
-        own = where if web else above + where if has_host else system.unstrip_protocol(where)
-        yield RemoteFile(path, stamped(info), size, partial(content, system, where, own, options, size), own)
+        found = [(path, html.unescape(where) if where != place else where, {}) for path, where, _ in found]
+    found.sort(key=lambda file: file[0])
+    return system, found
+
+
+def address(system: Any, url: str, where: str) -> str:
+    """The URL of a place within the file system of ``url``."""
+    if is_web(system):
+        return where
+    if "host" in system._get_kwargs_from_urls(url):
+        return urlsplit(url)._replace(path="", query="", fragment="").geturl() + where
+    return system.unstrip_protocol(where)
+
+
+def addresses(url: str) -> dict[str, str]:
+    """The URL of every file below ``url`` by its path, as it is listed: none is asked for. Raises ``UserError``."""
+    system, found = located(url, None)
+    return {path: address(system, url, where) for path, where, _ in found}
+
+
+def beginning(url: str, size: int) -> bytes:
+    """The first ``size`` bytes of a file; raises ``UserError``."""
+    system, place = retried(partial(filesystem, url, None), url)
+
+    def read() -> bytes:
+        found = bytearray()
+        with opened(system, place, None) as stream:
+            while len(found) < size and (block := stream.file.read(size - len(found))):
+                found += block
+        return bytes(found)
+
+    return retried(read, url)
 
 
 def relative(path: str, web: bool) -> str:

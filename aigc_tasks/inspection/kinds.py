@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from aigc_tasks import acquire, layout, recipe
-from aigc_tasks.acquire import archives, downloading, places, shards, torchvision, webdataset
+from aigc_tasks.acquire import archives, downloading, places, remote, shards, torchvision, webdataset
 from aigc_tasks.clean import decoding
 from aigc_tasks.errors import UserError
 
 MEMBERS = 100  # samples of a tar, by which shards are told from an archive
 SHARDS = 10  # tars of a folder that are asked whether they are
 LARGE = 64 << 20  # bytes of a member
+BEGINNING = 4 << 20  # bytes of a tar elsewhere
 SOMEWHERE = "name a folder, an archive, an address such as s3://bucket/prefix, or torchvision:NAME"
+
+T = TypeVar("T")
 
 
 def decided(place: str, stand: Path) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def decided(place: str, stand: Path) -> dict[str, Any]:
     kind: str | None
     more: dict[str, Any] = {}
     if places.is_url(place) and here is None:
-        kind = by_name(urlsplit(place).path) or "folder"
+        kind = by_address(place)
     elif path.is_dir():
         if mirrored := mirror_of(path):
             return {"kind": "torchvision", "name": mirrored, "mirror": from_project(place, stand)}
@@ -81,11 +85,30 @@ def by_name(name: str) -> str | None:
 def by_content(folder: Path) -> str:
     """The kind that the files of a folder, and of the folders in it, tell."""
     endings = Counter(file.suffix.lower() for file in folder.rglob("*"))
+    return by_endings(endings, tars(folder), is_shard)
+
+
+def by_address(url: str) -> str:
+    """The kind that the name of a place elsewhere tells, else the names of the files there and what its tars hold."""
+    path = urlsplit(url).path
+    if kind := by_name(path):
+        is_shards = kind == "folder" and path.lower().endswith(archives.TARS) and is_shard_there(url)
+        return "webdataset" if is_shards else kind
+    there = remote.addresses(url)
+    endings = Counter(PurePosixPath(path).suffix.lower() for path in there)
+    return by_endings(
+        endings,
+        [there[path] for path in there if path.lower().endswith(archives.TARS) and archives.offered(path)],
+        is_shard_there,
+    )
+
+
+def by_endings(endings: Counter[str], tars: list[T], is_shard: Callable[[T], bool]) -> str:
+    """The kind that so many files of each ending tell, and the tars among them."""
     pictures = sum(endings[ending] for ending in decoding.KNOWN)
     if endings[".parquet"] > pictures:
         return "parquet"
-    found = tars(folder)
-    return "webdataset" if len(found) >= pictures and any(map(is_shard, found[:SHARDS])) else "folder"
+    return "webdataset" if len(tars) >= pictures and any(map(is_shard, tars[:SHARDS])) else "folder"
 
 
 def tars(folder: Path) -> list[Path]:
@@ -114,6 +137,14 @@ def mirror_of(folder: Path) -> str | None:
 def is_shard(path: Path) -> bool:
     """Whether this is a tar of WebDataset: pictures beside a .cls or .json of the same key."""
     return any(sample.keys() & {"cls", "json"} and any(map(webdataset.is_picture, sample)) for sample in samples(path))
+
+
+def is_shard_there(url: str) -> bool:
+    """The same of a tar elsewhere, by as much of its beginning as a look is worth."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, places.name(url))
+        file.write_bytes(remote.beginning(url, BEGINNING))
+        return is_shard(file)
 
 
 def is_labelled(path: Path) -> bool:

@@ -16,7 +16,9 @@ from archives import fill, packed, packing
 from folders import TREE, fetched, flaws
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from listing import listed
 from pictures import encoded, noise
+from web_server import served
 
 from aigc_tasks.errors import UserError
 
@@ -48,6 +50,20 @@ def test_archives_and_loose_pictures_lie_side_by_side(tmp_path: Path) -> None:
         ("test/cat/1.png", "test.zip", "cat", "test"),
         ("train/horse/1.png", "train.tar", "horse", "train"),
     ]
+
+
+def test_archives_of_other_kinds_are_called_so(tmp_path: Path) -> None:
+    place = fill(tmp_path / "pics", {f"{label}/1.png": encoded(noise(n)) for n, label in enumerate(("cat", "dog"))})
+    others = ("more.tar.xz", "more.TXZ", "cat/more.tar.zst", "more.7z", "dog/more.rar")
+    fill(place, dict.fromkeys(others, b"x" * 1000))
+    packed(place / "horse.zip", {"1.png": encoded(noise(2)), "2.tar.xz": b"x"})
+    said = "unreadable archive (only zip, tar, tar.gz, tar.bz2 are read)"
+    inner = {"horse/2.tar.xz": "archive within an archive"}
+    found = {id: flaw for id, flaw in flaws(fetched(place, tmp_path / "data")).items() if flaw}
+    assert found == dict.fromkeys(others, said) | inner
+    with served(place) as (url, _):
+        entries = listed(tmp_path, "store", source=url)
+    assert {entry.id: entry.flaw for entry in entries if entry.flaw} == found
 
 
 def test_archives_of_one_name_are_told_apart(tmp_path: Path) -> None:

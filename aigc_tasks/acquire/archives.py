@@ -28,6 +28,8 @@ PACKED: dict[str, Any] = {  # a packed tar's endings, and what opens it; not xz,
 TARS = (".tar", *PACKED)
 ARCHIVE = re.compile(rf"(.+)(\.zip|{'|'.join(map(re.escape, TARS))})", re.IGNORECASE | re.DOTALL)
 READ = "zip, tar, tar.gz, tar.bz2"
+OTHERS = (".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz", ".tar.lz4", ".tar.z", ".7z", ".rar")
+NOT_READ = f"unreadable archive (only {READ} are read)"
 HEADER = 1 << 20  # bytes of a tar header, long names with it; more is meant to fill the memory
 METHODS = {12: "bzip2", 14: "lzma"}  # which zipfile unpacks without a bound; it bounds stored and deflated members
 BOMB_BYTES, BOMB_RATIO = 16 << 20, 500  # what unpacks to so much and so many times its size is no picture either
@@ -40,6 +42,11 @@ NOTES = {".json", ".txt", ".md"}  # what lies beside pictures to describe them
 
 def is_archive(name: str) -> bool:
     return ARCHIVE.fullmatch(name) is not None
+
+
+def is_other(name: str) -> bool:
+    """Whether it is an archive of a kind that is not read."""
+    return name.lower().endswith(OTHERS)
 
 
 def stem(name: str) -> str:
@@ -107,7 +114,7 @@ def placed(member: Entry, prefix: str, source: str) -> Entry:
     id = prefix + ("/".join("%2E%2E" if part == ".." else part for part in parts) or "%2F")
     if member.id.startswith("/") or ".." in parts:
         return member._replace(id=id, source=source, read=None, flaw="points out of its archive")
-    if member.flaw is None and is_archive(id):
+    if member.flaw is None and (is_archive(id) or is_other(id)):
         return member._replace(id=id, source=source, read=None, flaw="archive within an archive")
     return member._replace(id=id, source=source)
 

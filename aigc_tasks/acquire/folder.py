@@ -158,6 +158,8 @@ def offered(root: Path, path: str, prefix: str, largest: int) -> Iterator[Entry]
                 yield from archives.entries(file, prefix, id, largest)
             except UserError:
                 yield flawed(id, BROKEN)
+        elif archives.is_other(path):
+            yield flawed(id, archives.NOT_READ)
         elif size > largest:
             yield flawed(id, archives.too_large(largest))
         else:

@@ -62,6 +62,8 @@ class Source(acquire.Source):
                     if len(found) == 1:
                         raise
                     yield folder.flawed(file.path, folder.BROKEN)
+            elif archives.is_other(file.path):
+                yield folder.flawed(file.path, archives.NOT_READ)
             elif file.size is not None and file.size > self.limit:
                 yield folder.flawed(file.path, archives.too_large(self.limit))
             else:

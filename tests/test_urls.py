@@ -48,6 +48,25 @@ def test_a_list_of_urls_and_what_of_it_cannot_be_had(web: Web, tmp_path: Path) -
     assert not [asked for asked in web.asked if asked[1] == "/3.png"]  # its checksum is its version
 
 
+def test_a_list_tells_splits(web: Web, tmp_path: Path) -> None:
+    web.files = {f"/{below}.png": png(number) for number, below in enumerate(("a", "b", "train/c", "test/d"))}
+    web.files["/set.zip"] = zipped({"5.png": png(5), "train/6.png": png(6)})
+    words = ("Train", "validation", "test", "", "test")
+    for label in (",label", ""):  # by which the entries are made in two ways
+        lines = [f"{web.url}{path},{word}{',x' if label else ''}" for path, word in zip(web.files, words, strict=True)]
+        (tmp_path / "list.csv").write_text("\n".join([f"url,subset{label}", *lines]))
+        entries = found(urls.Source(kind="urls", source=str(tmp_path / "list.csv")), tmp_path)
+        splits = {id.partition("/")[2]: entry.split for id, entry in entries.items()}
+        assert splits == {
+            "a.png": "train",
+            "b.png": "val",
+            "train/c.png": "test",
+            "test/d.png": "test",
+            "set/5.png": "test",
+            "set/train/6.png": "test",
+        }
+
+
 def test_urls_in_params_and_labels_by_folder(web: Web, tmp_path: Path) -> None:
     web.files = {"/cats/1.png": png(1), "/dogs/2.png": png(2), "/3.png": png(3)}
     listed = [f"{web.url}{path}?size=full" for path in web.files]
@@ -120,6 +139,7 @@ def test_a_redirect_that_leads_nowhere_is_called_so(web: Web, tmp_path: Path, pl
         ("url,md5\nhttp://a/b,xyz\n", "'xyz' is no md5"),
         ("url,label\nhttp://a/b,x\nhttp://a/b,y\n", "twice"),
         ("url,label\nhttp://a/b\n", "a line of 1 columns, not 2"),
+        ("url,split\nhttp://u:pass@a/b,fold1\n", "list.txt: http://a/b: 'fold1' is no split; .*, or remove the column"),
     ],
 )
 def test_a_wrong_list_is_said_in_one_line(tmp_path: Path, text: str, words: str) -> None:

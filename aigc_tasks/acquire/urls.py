@@ -23,6 +23,7 @@ from aigc_tasks.errors import UserError
 COLUMNS = {
     "url": ("url", "urls", "link", "href", "imageurl"),
     "label": labels.LABEL,
+    "split": labels.SPLIT,
     "md5": ("md5", "md5sum"),
     "sha256": ("sha256", "sha256sum"),
 }
@@ -36,6 +37,7 @@ class Listed(NamedTuple):
 
     url: str
     label: str | None = None
+    split: str | None = None
     md5: str | None = None
     sha256: str | None = None
 
@@ -44,8 +46,8 @@ class Source(acquire.Source):
     kind: Literal["urls"]
     source: str | None = Field(
         None,
-        description="path or URL of a list: one URL a line, or a CSV with a column url and, where known, label, md5, "
-        "sha256",
+        description="path or URL of a list: one URL a line, or a CSV with a column url and, where known, label, split, "
+        "md5, sha256",
     )
     urls: list[str] | None = Field(None, min_length=1, description="the URLs themselves, instead of `source`")
     labels: bool | str | None = Field(
@@ -63,12 +65,21 @@ class Source(acquire.Source):
     def entries(self, work: Path) -> Iterator[Entry]:
         place = self.source or "`urls` in params.yaml"
         rows = unique([Listed(url) for url in self.urls] if self.urls else read(place), place)
+        return (divided(entry, rows) for entry in self.labelled(rows, work, place))
+
+    def labelled(self, rows: dict[str, Listed], work: Path, place: str) -> Iterator[Entry]:
         listing = partial(listed, rows, work, place, self.limit)
         if self.labels is None and any(row.label for row in rows.values()):
             return (told(entry, place) for entry in listing())
         if self.labels is None and not all(archives.is_archive(id) for id in rows):
             return folder.labelled(listing, False, place)
         return (below_host(entry) for entry in folder.labelled(listing, self.labels, place))
+
+
+def divided(entry: Entry, rows: dict[str, Listed]) -> Entry:
+    """The entry with the split that its line tells, or its archive's, if that tells one."""
+    row = rows.get(entry.id) or rows.get(entry.source)
+    return entry._replace(split=row.split) if row and row.split else entry
 
 
 def told(entry: Entry, place: str) -> Entry:
@@ -113,7 +124,9 @@ def read(place: str) -> list[Listed]:
         if len(row) != len(names):
             raise UserError(f"{place}: {row[0]!r} stands in a line of {len(row)} columns, not {len(names)}; correct it")
         cells = {field: row[at].strip() or None for field, at in columns.items() if at is not None}
-        found.append(Listed(cells.pop("url") or "", **cells))
+        url, split = cells.pop("url") or "", cells.pop("split", None) or ""
+        where = f"{place}: {places.shown(url) if places.is_url(url) else url}"
+        found.append(Listed(url, split=labels.division(split, where, "or remove the column"), **cells))
     return found
 
 

@@ -151,6 +151,7 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
     table.to_parquet(place / "rows/data/train.parquet")
     addresses = [fill(place / "loose", {f"{n}.jpg": jpeg}).joinpath(f"{n}.jpg").as_uri() for n, jpeg in enumerate(jpg)]
     (place / "list.txt").write_text("\n".join(addresses))
+    (place / "list.tsv").write_text("\n".join(["url\tlabel", *(f"{address}\tcat" for address in addresses)]))
     kinds = {
         "in/tree": "folder",
         "in/plain.tar": "folder",
@@ -160,6 +161,7 @@ def test_the_kind_is_told_by_what_is_there(project: Project) -> None:
         "in/shards/train-000.tar": "webdataset",
         "in/shards/train-{000..001}.tar": "webdataset",
         "in/list.txt": "urls",
+        "in/list.tsv": "urls",
         (place / "loose").as_uri(): "store",
         (place / "plain.tar").as_uri(): "store",
         (place / "rows").as_uri(): "parquet",

@@ -79,7 +79,9 @@ def by_name(name: str) -> str | None:
     """The kind that the ending of a file's name, or of a pattern with braces, tells."""
     if archives.is_archive(name):
         return "webdataset" if "{" in name else "folder"
-    return {".parquet": "parquet", ".txt": "urls", ".csv": "urls"}.get(PurePosixPath(name).suffix.lower())
+    return {".parquet": "parquet", ".txt": "urls", ".csv": "urls", ".tsv": "urls"}.get(
+        PurePosixPath(name).suffix.lower()
+    )
 
 
 def by_content(folder: Path) -> str:

@@ -83,6 +83,10 @@ def test_parquets_columns_are_found_or_named(tmp_path: Path) -> None:
         with pytest.raises(UserError) as error:
             listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"), **knobs)
         assert message in str(error.value)
+    for several in ("img", "kind", "split", "id"):
+        pq.write_table(table.append_column(several, table[several]), tmp_path / "a.parquet")
+        with pytest.raises(UserError, match=f"a.parquet: has several columns '{several}'; write it again with one of"):
+            listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))
     pq.write_table(table.select(["id", "kind"]), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"no column of encoded pictures; set `image`.*id \(int64\)"):
         listed(tmp_path, "parquet", source=str(tmp_path / "a.parquet"))

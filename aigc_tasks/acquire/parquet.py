@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
@@ -71,6 +71,8 @@ class Source(acquire.Source):
     def columns(self, schema: pa.Schema, name: str) -> Columns:
         """The columns to read; raises ``UserError`` if there are none, or not of a type that can be used."""
         features = described(schema)
+        if twice := [column for column, count in Counter(schema.names).items() if count > 1]:
+            raise UserError(f"{name}: has several columns {twice[0]!r}; write it again with one of each name")
         for knob in ("image", "label", "split"):
             column = getattr(self, knob)
             if isinstance(column, str) and column not in schema.names:

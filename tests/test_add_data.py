@@ -295,6 +295,20 @@ def test_folders_in_a_flat_set_are_no_classes_now_or_later(project: Project) -> 
     assert "10 added, 0 changed, 0 removed; 10 read" in project.check("aigc", "data", "update", "flat")
 
 
+def test_a_folder_too_deep_to_be_opened_is_one_entry(project: Project) -> None:
+    fill(project.path / "pics", CLASSES)
+    above = os.open(project.path / "pics", os.O_RDONLY)
+    for _ in range(20):
+        os.close(os.open("0.tar", os.O_CREAT | os.O_WRONLY, dir_fd=above))
+        os.mkdir("d" * 250, dir_fd=above)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    said = project.check("aigc", "add-data", "deep", "pics")
+    assert "unreadable folder 1" in said
+
+
 def test_a_large_source_is_listed_whole_and_looked_at_evenly(project: Project) -> None:
     """The second half is of another size than the first; each is half of the sample, of 200 at most."""
     content = {f"{n:05d}.png": picture(n, 16 if n < 1500 else 48, 16) for n in range(3000)}

@@ -128,17 +128,24 @@ def local_files(place: str, endings: tuple[str, ...]) -> Iterator[Found]:
     root, shut = Path(place).resolve(), list[OSError]()
     for above, folders, names in os.walk(root, onerror=shut.append):
         folders.sort()
-        links = [name for name in folders if Path(above, name).is_symlink()]
+        links = [name for name in folders if os.path.islink(f"{above}/{name}")]  # noqa: PTH114  Path's raises if too long
         for name in sorted(names + links):
             below = Path(above, name).relative_to(root).as_posix()
             if (name in links or name.lower().endswith(endings)) and archives.offered(below):
-                file, flaw = folder.followed(root, Path(above, name))
-                yield Found(below, str(file), flaw)
+                yield reached(root, Path(above, name), below)
     for error in shut:
         if Path(error.filename) == root:
             raise UserError(f"{place}: {error.strerror}; make it readable, or set `source` in params.yaml")
         below = Path(error.filename).relative_to(root).as_posix()
         yield Found(below, error.filename, f"unreadable folder ({error.strerror})")
+
+
+def reached(root: Path, file: Path, below: str) -> Found:
+    try:
+        followed, flaw = folder.followed(root, file)
+    except OSError as error:  # its path is too long, for one
+        return Found(below, str(file), f"unreadable ({error.strerror})")
+    return Found(below, str(followed), flaw)
 
 
 def remote_files(url: str, endings: tuple[str, ...], options: dict[str, Any]) -> Iterator[Found]:

@@ -86,7 +86,8 @@ def by_name(name: str) -> str | None:
 
 def by_content(folder: Path) -> str:
     """The kind that the files of a folder, and of the folders in it, tell."""
-    endings = Counter(file.suffix.lower() for file in folder.rglob("*"))
+    files = (name for _, _, names in os.walk(folder) for name in names)  # over what cannot be opened it goes on
+    endings = Counter(PurePosixPath(name).suffix.lower() for name in files)
     return by_endings(endings, tars(folder), is_shard)
 
 

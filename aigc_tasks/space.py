@@ -65,6 +65,8 @@ def between(settings: Recipe, knob: str, low: Any, high: Any, log: bool | None) 
     if field.annotation is float:
         return FloatDistribution(low, high, log=log)
     multiple = next((int(str(limit.multiple_of)) for limit in field.metadata if isinstance(limit, MultipleOf)), 1)
+    if knob == "train.batch":
+        multiple = settings.train.accumulate  # other batches would fail, a trial each
     return IntDistribution(low, high, log=log and multiple == 1, step=multiple)
 
 

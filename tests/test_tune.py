@@ -59,6 +59,15 @@ def test_whole_numbers_keep_to_the_multiples_that_a_knob_wants(settings: Recipe)
     assert space(diffusion, ["model.width=4:64"]) == {"model.width": IntDistribution(4, 64, step=4)}
 
 
+def test_batches_are_searched_that_can_be_taken_in_the_parts_asked_for(settings: Recipe) -> None:
+    parts = changed(settings, {"train.accumulate": 4}, "")
+    assert space(parts, ["train.batch=16:40"]) == {"train.batch": IntDistribution(16, 40, step=4)}
+    for given in ("train.batch=16:42", "train.batch=16,42", "train.accumulate=4,5"):
+        said = r"^--knob train: a batch of \d+ cannot be taken in [45] equal parts; change `batch` or `accumulate`$"
+        with pytest.raises(UserError, match=said):
+            space(parts, [given])
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

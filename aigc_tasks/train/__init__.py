@@ -66,6 +66,7 @@ class Knobs(knobs.Compute):
     def parts_are_whole(self) -> Knobs:
         if self.batch % self.accumulate:
             raise ValueError(
-                f"{self.batch} images cannot be taken in {self.accumulate} equal parts; change `accumulate`"
+                f"a batch of {self.batch} cannot be taken in {self.accumulate} equal parts; "
+                "change `batch` or `accumulate`"
             )
         return self

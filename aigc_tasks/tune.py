@@ -38,7 +38,7 @@ from aigc_tasks.recipe import Recipe, as_dict
 from aigc_tasks.space import Space, changed, current, described, holds, listed, sections, suggestion, trains, write
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import loop
-from aigc_tasks.train.training import INITIAL, card_of
+from aigc_tasks.train.training import INITIAL, begun, card_of
 
 SAMPLES = 2000  # of a trial at most, and never more than there are training images
 SEEDS = (1, 2)  # of two draws whose FIDs are averaged
@@ -281,8 +281,7 @@ def trained(settings: Recipe, data: arrays.Clean, path: Path, name: str, curves:
     device = compute.prepare(knobs)
     torch.manual_seed(compute.seeded(knobs.seed, INITIAL))
     card = card_of(settings, data, "")
-    networks = settings.family.networks(settings.network, data.shape, len(card.classes))
-    training = loop.begin(settings.family, {role: network.to(device) for role, network in networks.items()}, knobs)
+    training = begun(settings, card, device)
     loop.resume(training, path)
     with progress(name, knobs.steps, training.step) as update:
         loop.run(training, settings.family, knobs, data.train, path, Thin(curves, knobs.steps), update)

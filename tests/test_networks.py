@@ -107,7 +107,7 @@ def test_a_denoiser_is_told_the_level_and_the_label() -> None:
 
 @pytest.mark.parametrize(("shape", "patch"), [((3, 5, 7), 2), ((1, 28, 28), 3), ((3, 12, 20), 8)])
 def test_a_patch_that_does_not_divide_the_image_is_refused(shape: tuple[int, int, int], patch: int) -> None:
-    with pytest.raises(UserError, match=rf"^params\.yaml: model\.patch: {patch} does not divide .*; set it to 1"):
+    with pytest.raises(UserError, match=rf"^model\.patch: {patch} does not divide .*; set it to 1"):
         unet.Denoiser(shape, 0, 4, patch)
 
 
@@ -150,7 +150,7 @@ def test_attention_is_that_of_a_second_implementation(width: int, normal: bool) 
 
 def test_a_network_without_maps_refuses_attention() -> None:
     for build in (lambda: mlp.Generator((1, 8, 8), 0, 4, 4, True), lambda: mlp.Discriminator((1, 8, 8), 0, 4, True)):
-        with pytest.raises(UserError, match=r"^params\.yaml: model\.attention: .* set `network: resnet`"):
+        with pytest.raises(UserError, match=r"^model\.attention: .* set `network: resnet`"):
             build()
 
 

@@ -410,7 +410,7 @@ def test_a_crop_that_does_not_fit_is_said_before_anything_is_drawn(
     modelled: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    with pytest.raises(UserError, match="cannot crop 9×9 from images of 8×8"):
+    with pytest.raises(UserError, match=r"^params.yaml: recipes.digits-gan.postprocess.steps: cannot crop 9×9 from"):
         processed(modelled, steps=[{"do": "crop", "height": 9, "width": 9}])
     assert not layout.samples("digits-gan").exists()
 

@@ -11,20 +11,22 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from conftest import Project, with_every_family
 from torch import Tensor, nn
 
 from aigc_tasks import compute, model, tracking
 from aigc_tasks.card import Card, proportional
-from aigc_tasks.clean.arrays import Split
+from aigc_tasks.clean.arrays import Clean, Split
 from aigc_tasks.errors import UserError
 from aigc_tasks.families import Family, Objective
 from aigc_tasks.families.diffusion import Diffusion
 from aigc_tasks.families.gan import Gan
 from aigc_tasks.families.vae import Vae
+from aigc_tasks.recipe import recipe
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import Affine, Augmentation, Colour, Flip, Knobs, checkpoint, loop
 from aigc_tasks.train.augmentation import augmented, transform
-from aigc_tasks.train.training import FAILURE, LOOKED_AT, broken_off, looks, write_curves
+from aigc_tasks.train.training import FAILURE, LOOKED_AT, begun, broken_off, card_of, looks, write_curves
 
 SHAPE = (1, 8, 8)
 FAMILIES: dict[str, tuple[Family, str]] = {
@@ -478,3 +480,25 @@ def test_checkpoints_hold_no_pickle(data: Split, tmp_path: Path) -> None:
     header = content[8 : 8 + int.from_bytes(content[:8], "little")]
     assert header.lstrip().startswith(b"{")
     assert checkpoint.STATE.encode() in header
+
+
+@pytest.mark.parametrize(
+    ("family", "entry", "said"),
+    [
+        ("diffusion", {"model": {"patch": 3}}, "model.patch: 3 does not divide images of 8×8 pixels; set it to 1"),
+        (
+            "gan",
+            {"network": "mlp", "model": {"attention": True}},
+            "model.attention: the network mlp has no feature maps",
+        ),
+    ],
+)
+def test_networks_that_do_not_suit_the_images_are_one_line_with_the_recipe(
+    family: str, entry: dict[str, Any], said: str, data: Split, here: Project
+) -> None:
+    with_every_family(here).edit(lambda p: p["recipes"][f"digits-{family}"].update(entry))
+    settings = recipe(f"digits-{family}")
+    with pytest.raises(UserError) as error:
+        begun(settings, card_of(settings, Clean(list("0123456789"), data, data, data), ""), torch.device("cpu"))
+    assert str(error.value).startswith(f"params.yaml: recipes.digits-{family}.{said}")
+    assert "\n" not in str(error.value)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc_tasks.errors import UserError
-from aigc_tasks.layout import PARAMS
 
 SLOPE = 0.2
 
@@ -82,6 +81,4 @@ class Discriminator(Encoder):
 
 def refuse(attention: bool) -> None:
     if attention:
-        raise UserError(
-            f"{PARAMS}: model.attention: the network mlp has no feature maps to attend to; set `network: resnet`"
-        )
+        raise UserError("model.attention: the network mlp has no feature maps to attend to; set `network: resnet`")

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aigc_tasks.errors import UserError
-from aigc_tasks.layout import PARAMS
 from aigc_tasks.networks.layers import Attention, Dropout, Pointwise, normalisation, resolutions, zero
 
 WIDEST = 4  # times ``width``: channels double at every halving up to here
@@ -37,9 +36,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         if shape[1] % patch or shape[2] % patch:
-            raise UserError(
-                f"{PARAMS}: model.patch: {patch} does not divide images of {shape[1]}×{shape[2]} pixels; set it to 1"
-            )
+            raise UserError(f"model.patch: {patch} does not divide images of {shape[1]}×{shape[2]} pixels; set it to 1")
         shape = (shape[0] * patch**2, shape[1] // patch, shape[2] // patch)
         sizes = resolutions(shape)
         widths = [width * min(2**level, WIDEST) for level in range(len(sizes))]

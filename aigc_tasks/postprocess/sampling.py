@@ -11,6 +11,7 @@ from PIL import Image
 from aigc_tasks import compute, layout
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
+from aigc_tasks.errors import naming
 from aigc_tasks.modalities import image
 from aigc_tasks.model import Sampler, to_look_at, worth_a_row
 from aigc_tasks.postprocess import Knobs, saving, steps
@@ -29,7 +30,8 @@ def postprocess(name: str) -> None:
     device = compute.prepare(knobs)
     sampler = Sampler(layout.model(name), device, settings.sampling)
     card = sampler.card
-    steps.apply(np.zeros((1, *card.shape), np.uint8), knobs.changes)  # what does not fit is said before the drawing
+    with naming(f"{layout.PARAMS}: recipes.{name}."):  # what does not fit is said before the drawing
+        steps.apply(np.zeros((1, *card.shape), np.uint8), knobs.changes)
     dataset = settings.dataset.name
     images, labels, before = made(sampler, knobs, wanted(card, knobs), knobs.seed, lambda: reference(dataset, device))
     with layout.written_whole(layout.samples(name)) as folder:

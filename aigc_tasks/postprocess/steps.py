@@ -22,7 +22,7 @@ PATCH, REACH = 1, 3  # pixels about the middle: patches of 3×3, compared within
 
 
 def apply(images: np.ndarray, steps: Sequence[Change]) -> np.ndarray:
-    """The images after all steps in turn; raises ``UserError`` where a crop is larger than they are."""
+    """The images after all steps in turn; raises ``UserError``, of no recipe, where a crop is larger than they."""
     for step in steps:
         images = STEPS[step.do](images, **step.model_dump(exclude={"do"}))
     return images
@@ -68,7 +68,7 @@ def crop(images: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = images.shape[2:]
     if height > rows or width > columns:
         raise UserError(
-            f"params.yaml: postprocess.steps: cannot crop {height}×{width} from images of {rows}×{columns}; "
+            f"postprocess.steps: cannot crop {height}×{width} from images of {rows}×{columns}; "
             "write a smaller height and width"
         )
     top, left = (rows - height) // 2, (columns - width) // 2

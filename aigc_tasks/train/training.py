@@ -16,7 +16,7 @@ from torch import nn
 from aigc_tasks import compute, edits, graph, layout, model, tracking
 from aigc_tasks.card import Card, proportional
 from aigc_tasks.clean import arrays
-from aigc_tasks.errors import UserError
+from aigc_tasks.errors import UserError, naming
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress, say
 from aigc_tasks.recipe import Recipe, as_dict, recipe
@@ -77,9 +77,7 @@ def train(name: str) -> None:
 
     torch.manual_seed(compute.seeded(knobs.seed, INITIAL))
     card = card_of(settings, data, inputs.fingerprint)
-    networks = settings.family.networks(settings.network, data.shape, len(card.classes))
-    networks = {role: network.to(device) for role, network in networks.items()}
-    training = loop.begin(settings.family, networks, knobs)
+    training = begun(settings, card, device)
     loop.resume(training, work / "checkpoint.safetensors")
 
     client = tracking.open_client()
@@ -105,6 +103,14 @@ def train(name: str) -> None:
         raise
     client.set_terminated(run_id, "FINISHED")
     shutil.rmtree(work)
+
+
+def begun(settings: Recipe, card: Card, device: torch.device) -> loop.Training:
+    """The training before its first step; raises ``UserError`` if the networks do not suit the images."""
+    with naming(f"{layout.PARAMS}: recipes.{settings.name}."):
+        networks = settings.family.networks(settings.network, card.shape, len(card.classes))
+        networks = {role: network.to(device) for role, network in networks.items()}
+        return loop.begin(settings.family, networks, settings.train)
 
 
 def broken_off(client: MlflowClient, run_id: str, curves: Curves, error: BaseException) -> None:

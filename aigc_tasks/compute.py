@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from aigc_tasks.errors import UserError
 from aigc_tasks.knobs import Compute
+
+TOO_LARGE = ("can't allocate memory", "Storage size calculation overflowed", "Overflow when unpacking long")
 
 
 def prepare(knobs: Compute) -> torch.device:
@@ -42,3 +46,15 @@ def reseed(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def within_memory(otherwise: str) -> Iterator[None]:
+    """Raises ``UserError``, ``otherwise``, where torch wants more memory than there is: it has many words for that."""
+    try:
+        yield
+    except (RuntimeError, TypeError, MemoryError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(words in str(error) for words in TOO_LARGE):
+            raise
+        raise UserError(otherwise) from None

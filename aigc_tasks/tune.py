@@ -33,12 +33,11 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.evaluate import doubt, quality
 from aigc_tasks.features import judge as judges
 from aigc_tasks.modalities import image
-from aigc_tasks.progress import progress
 from aigc_tasks.recipe import Recipe, as_dict
 from aigc_tasks.space import Space, changed, current, described, holds, listed, sections, suggestion, trains, write
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import loop
-from aigc_tasks.train.training import INITIAL, begun, card_of
+from aigc_tasks.train.training import INITIAL, begun, card_of, go_on
 
 SAMPLES = 2000  # of a trial at most, and never more than there are training images
 SEEDS = (1, 2)  # of two draws whose FIDs are averaged
@@ -283,8 +282,7 @@ def trained(settings: Recipe, data: arrays.Clean, path: Path, name: str, curves:
     card = card_of(settings, data, "")
     training = begun(settings, card, device)
     loop.resume(training, path)
-    with progress(name, knobs.steps, training.step) as update:
-        loop.run(training, settings.family, knobs, data.train, path, Thin(curves, knobs.steps), update)
+    go_on(training, settings, data.train, path, Thin(curves, knobs.steps), name)
     curves.flush()
     return training.ema.eval(), card.counts
 

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Project
 from safetensors.torch import save_file
 
+from aigc_tasks.acquire.__main__ import acquire
 from aigc_tasks.clean.arrays import Split
+from aigc_tasks.clean.cleaning import clean
 from aigc_tasks.errors import UserError
 from aigc_tasks.features import Knobs, trunks
-from aigc_tasks.features.judge import Judge, learn, look, trunk
+from aigc_tasks.features.judge import Judge, features, learn, look, trunk
 
 
 def textures(count: int, seed: int) -> Split:
@@ -143,6 +146,15 @@ def test_a_judge_that_sees_nothing_is_one_line() -> None:
         judge.scale.zero_()
     with pytest.raises(UserError, match="the judge sees nothing") as error:
         judge.rescale(grey.images)
+    assert "\n" not in str(error.value)
+
+
+def test_a_judge_that_does_not_fit_into_memory_is_one_line(here: Project) -> None:
+    here.edit(lambda p: p["datasets"]["digits"].update(features={"width": 10**13}))
+    acquire("digits")
+    clean("digits")
+    with pytest.raises(UserError, match=r"^params.yaml: datasets.digits.features: .* smaller `width`") as error:
+        features("digits")
     assert "\n" not in str(error.value)
 
 

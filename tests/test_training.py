@@ -26,7 +26,7 @@ from aigc_tasks.recipe import recipe
 from aigc_tasks.tracking import Curves
 from aigc_tasks.train import Affine, Augmentation, Colour, Flip, Knobs, checkpoint, loop
 from aigc_tasks.train.augmentation import augmented, transform
-from aigc_tasks.train.training import FAILURE, LOOKED_AT, begun, broken_off, card_of, looks, write_curves
+from aigc_tasks.train.training import FAILURE, LOOKED_AT, begun, broken_off, card_of, go_on, looks, write_curves
 
 SHAPE = (1, 8, 8)
 FAMILIES: dict[str, tuple[Family, str]] = {
@@ -491,9 +491,18 @@ def test_checkpoints_hold_no_pickle(data: Split, tmp_path: Path) -> None:
             {"network": "mlp", "model": {"attention": True}},
             "model.attention: the network mlp has no feature maps",
         ),
+        *[
+            (
+                family,
+                {"model": {"width": width}},
+                "model: networks as large as these do not fit into memory; set a smaller",
+            )
+            for family in ("diffusion", "gan", "vae")
+            for width in (10**13, 4 * 10**19)
+        ],
     ],
 )
-def test_networks_that_do_not_suit_the_images_are_one_line_with_the_recipe(
+def test_networks_that_do_not_suit_images_or_machine_are_one_line_with_the_recipe(
     family: str, entry: dict[str, Any], said: str, data: Split, here: Project
 ) -> None:
     with_every_family(here).edit(lambda p: p["recipes"][f"digits-{family}"].update(entry))
@@ -502,3 +511,17 @@ def test_networks_that_do_not_suit_the_images_are_one_line_with_the_recipe(
         begun(settings, card_of(settings, Clean(list("0123456789"), data, data, data), ""), torch.device("cpu"))
     assert str(error.value).startswith(f"params.yaml: recipes.digits-{family}.{said}")
     assert "\n" not in str(error.value)
+
+
+def test_a_step_that_does_not_fit_into_memory_is_one_line(
+    data: Split, here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe("digits-gan")
+    card = card_of(settings, Clean(list("0123456789"), data, data, data), "")
+    training = begun(settings, card, torch.device("cpu"))
+    monkeypatch.setattr(loop, "step", lambda *_: torch.empty(2**60))
+    with pytest.raises(UserError, match=r"^params.yaml: recipes.digits-gan.train: a step does not .* smaller `batch`"):
+        go_on(training, settings, data, Path("checkpoint"), Watcher(), "train")
+    monkeypatch.setattr(loop, "step", lambda *_: torch.empty(2, 3) @ torch.empty(2))
+    with pytest.raises(RuntimeError, match="size mismatch"):  # a fault of ours stays one
+        go_on(training, settings, data, Path("checkpoint"), Watcher(), "train")

@@ -69,8 +69,11 @@ def features(name: str) -> None:
             "set `kind: selfsupervised`"
         )
     torch.manual_seed(compute.seeded(knobs.seed))
-    judge = Judge(trunk(kind, knobs, data.shape), len(data.classes)).to(device)
-    learn(judge, kind, data.train, knobs, name)
+    with compute.within_memory(
+        f"params.yaml: datasets.{name}.features: learning does not fit into memory; set a smaller `width` or `batch`"
+    ):
+        judge = Judge(trunk(kind, knobs, data.shape), len(data.classes)).to(device)
+        learn(judge, kind, data.train, knobs, name)
     figures = {split: accuracy_on(judge, getattr(data, split)) for split in ("val", "test")} if data.classes else {}
     with layout.written_whole(layout.features(name)) as folder:
         weights = {key: value.cpu().contiguous() for key, value in judge.state_dict().items()}

@@ -86,8 +86,7 @@ def train(name: str) -> None:
     try:
         with tracking.system_metrics(run_id):
             watcher = Looker(curves, settings, card, work, data.train.images)
-            with progress(f"train {name}", knobs.steps, training.step) as update:
-                loop.run(training, settings.family, knobs, data.train, work / "checkpoint.safetensors", watcher, update)
+            go_on(training, settings, data.train, work / "checkpoint.safetensors", watcher, f"train {name}")
             curves.flush()
         with layout.written_whole(layout.model(name)) as folder:
             model.save_model(folder, card, training.ema)
@@ -106,11 +105,29 @@ def train(name: str) -> None:
 
 
 def begun(settings: Recipe, card: Card, device: torch.device) -> loop.Training:
-    """The training before its first step; raises ``UserError`` if the networks do not suit the images."""
-    with naming(f"{layout.PARAMS}: recipes.{settings.name}."):
+    """The training before its first step; raises ``UserError`` if networks do not suit the images or the machine."""
+    with (
+        naming(f"{layout.PARAMS}: recipes.{settings.name}."),
+        compute.within_memory("model: networks as large as these do not fit into memory; set a smaller `width`"),
+    ):
         networks = settings.family.networks(settings.network, card.shape, len(card.classes))
         networks = {role: network.to(device) for role, network in networks.items()}
         return loop.begin(settings.family, networks, settings.train)
+
+
+def go_on(
+    training: loop.Training, settings: Recipe, data: arrays.Split, path: Path, watcher: loop.Watcher, label: str
+) -> None:
+    """The loop to the last step, behind a bar; raises ``UserError`` if a step is more than the machine can hold."""
+    knobs, where = settings.train, f"{layout.PARAMS}: recipes.{settings.name}"
+    with (
+        progress(label, knobs.steps, training.step) as update,
+        compute.within_memory(
+            f"{where}.train: a step does not fit into memory; set a smaller `batch`, `accumulate: 2`, or a smaller "
+            "`width` under model"
+        ),
+    ):
+        loop.run(training, settings.family, knobs, data, path, watcher, update)
 
 
 def broken_off(client: MlflowClient, run_id: str, curves: Curves, error: BaseException) -> None:

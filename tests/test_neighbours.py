@@ -10,7 +10,18 @@ from torch import Tensor
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from aigc_tasks.features import neighbours
-from aigc_tasks.features.neighbours import Manifold, closest, manifold, memorised, nearest, radii, relative, suspicious
+from aigc_tasks.features.neighbours import (
+    Manifold,
+    closest,
+    contrast,
+    manifold,
+    memorised,
+    nearest,
+    radii,
+    relative,
+    suspicious,
+    telling,
+)
 
 
 def normal(count: int, seed: int, width: int = 8) -> Tensor:
@@ -167,3 +178,21 @@ def test_what_is_average_is_near_in_pixels_and_not_relative_to_others() -> None:
     assert suspicious(found["a"], usual).float().mean() < 0.02
     assert suspicious(found["c"], usual).float().mean() > 0.98
     assert suspicious(found["v"], usual).float().mean() == pytest.approx(0.01, abs=0.01)
+
+
+def test_contrast_is_the_distance_from_the_picture_in_its_mean_colour() -> None:
+    images = torch.rand(5, 3, 4, 6)
+    plain = images.mean((2, 3), keepdim=True).expand_as(images)
+    torch.testing.assert_close(contrast(images.flatten(1), 3), (images - plain).flatten(1).norm(dim=1))
+
+
+def test_a_nearly_flat_picture_is_no_copy_of_the_flattest_training_image() -> None:
+    """It is far nearer to that one than to the next, as any flat picture is."""
+    train, test = (60 * normal(600, seed, 64) + 128 for seed in (0, 1))
+    train[:3] = 128 + 5 * normal(3, 2, 64)
+    plain, usual = contrast(train, 1), relative(closest(test, train)[0])
+    flat = closest(128 + torch.arange(-4.0, 5.0)[:, None].repeat(1, 64), train)
+    assert suspicious(relative(flat[0]), usual).all()
+    assert not suspicious(telling(*flat, plain), usual).any()
+    copies = torch.cat([train[:9], train[:9] + normal(9, 4, 64)])
+    assert suspicious(telling(*closest(copies, train), plain), usual).all()

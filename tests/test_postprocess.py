@@ -280,6 +280,16 @@ def test_blurred_samples_that_nobody_copied_stay() -> None:
     assert sharp.mean() < 0.05
 
 
+def test_flat_samples_that_nobody_copied_stay() -> None:
+    """Where one training image is nearly flat they are far nearer to it than to the next."""
+    draw = np.random.default_rng(3)
+    train, val = (draw.integers(0, 256, (500, 3, 8, 8), dtype=np.uint8) for _ in range(2))
+    train[7] = noisy(np.full((3, 8, 8), 120, np.uint8), 5)
+    flat = np.stack([np.full((3, 8, 8), grey, np.uint8) for grey in range(118, 123)])
+    scores = selection.originality(np.concatenate([flat, train[:8]]), train, val)
+    assert np.isfinite(scores).tolist() == [False] * 5 + [True] * 8
+
+
 def test_more_copies_than_may_be_dropped_lose_the_nearest() -> None:
     scores = np.array([np.inf, 3.0, 1.0, 2.0])
     assert selection.keep(scores, np.zeros(4, np.int64), np.array([2])).tolist() == [0, 1]

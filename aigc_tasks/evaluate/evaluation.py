@@ -131,8 +131,9 @@ def memorised(evidence: Evidence, folder: Path) -> tuple[list[float], Figures]:
     """The share of samples learned by heart, by pixels and by features, beside the share of validation images.
 
     A sample counts as memorised if it is nearer to a training image than 99 % of the test images are; ``relative``
-    takes its distance in terms of those to the next training images. Shows the nearest pairs in ``neighbours.png``:
-    samples above, training images below; returns their distances in grey levels.
+    takes its distance in terms of those to the next training images, of samples nearer than a plain picture would be.
+    Shows the nearest pairs in ``neighbours.png``: samples above, training images below; returns their distances in grey
+    levels.
     """
     data, seed = evidence.data, evidence.settings.evaluate.seed
     rows = some(len(evidence.images), COMPARED, seed)
@@ -144,7 +145,10 @@ def memorised(evidence: Evidence, folder: Path) -> tuple[list[float], Figures]:
         near.append([neighbours.closest(view(evidence, images), train) for images in sets])
     by_pixels, by_features = ([apart for apart, _ in found] for found in near)
     figures = measure.memorised("memorised", *(apart[:, 0] for apart in by_pixels))
-    figures |= measure.memorised("memorised_relative", *map(neighbours.relative, by_pixels))
+    drawn, test, val = near[0]
+    plain = neighbours.contrast(pixels(evidence, data.train.images), data.shape[0])
+    relative = (neighbours.telling(*drawn, plain), neighbours.relative(test[0]), neighbours.telling(*val, plain))
+    figures |= measure.memorised("memorised_relative", *relative)
     figures |= measure.memorised("memorised_features", *(apart[:, 0] for apart in by_features))
     distances, partners = (values[:, 0].cpu().numpy() for values in near[0][0])
     closest = np.argsort(distances, kind="stable")[:PAIRS]

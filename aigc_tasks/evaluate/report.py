@@ -27,7 +27,7 @@ MEANINGS = {  # in the order of the page
     "class_accuracy": "samples that the judge takes for the class they were asked for",
     "class_entropy": "1 if all classes are equally frequent, 0 if there is but one",
     "memorised": "samples nearer to a training image than 99 % of the test images are, by pixels; blurred ones, too",
-    "memorised_relative": "the same, by that distance over the mean of the next 50: blurred samples are no copies",
+    "memorised_relative": "the same, by that distance over the mean of the next 50: what is blurred or flat is no copy",
     "memorised_features": "samples nearer by the judge's features",
     "bits_per_dimension": "bits to encode one value of a test image; lower is better",
     "bits_per_dimension_train": "the same of training images: much lower means overfitted",

@@ -80,6 +80,22 @@ def relative(apart: Tensor) -> Tensor:
     return apart[:, 0] / apart[:, 1:].mean(1).clamp_min(1e-12)  # 0 / 0 is an exact copy
 
 
+def telling(apart: Tensor, rows: Tensor, plain: Tensor) -> Tensor:
+    """The same of samples that may be accused: endless for what shows of the nearest no more than a plain picture does.
+
+    Nearly flat samples are far nearer to the flattest of the references than to the next, and no copies of it. From
+    ``closest`` N×k and its rows, and of all M references the ``contrast``.
+    """
+    nearest = apart[:, 0]
+    return relative(apart).where((nearest < plain[rows[:, 0]]) | (nearest == 0), torch.inf)
+
+
+def contrast(images: Tensor, channels: int) -> Tensor:
+    """How far each of M×D images, one channel after the other, is from a plain picture in its own mean colour."""
+    planes = images.unflatten(1, (channels, -1))
+    return (planes.var(2, correction=0).sum(1) * planes.shape[2]).sqrt()
+
+
 def nearest(queries: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     """Distance N from each of N×D queries to its nearest of M×D references, and that one's row N."""
     apart, rows = closest(queries, references, CANDIDATES)

@@ -50,10 +50,14 @@ def originality(samples: np.ndarray, train: np.ndarray, val: np.ndarray, device:
     """Of each of N samples how near it is to a training image if it is a copy, else infinity.
 
     Distances in pixels are relative to those to the next training images, so that a blurred sample, which is near to
-    all of them, is no copy. A copy is nearer than all but 1 % of the validation images are, which nobody has copied.
+    all of them, is no copy; nor is one that is no nearer than a plain picture would be. A copy is nearer than all but
+    1 % of the validation images are, which nobody has copied.
     """
     known = floats(train).to(device)
-    near, usual = (neighbours.relative(neighbours.closest(floats(x).to(device), known)[0]) for x in (samples, val))
+    near = neighbours.telling(
+        *neighbours.closest(floats(samples).to(device), known), neighbours.contrast(known, train.shape[1])
+    )
+    usual = neighbours.relative(neighbours.closest(floats(val).to(device), known)[0])
     return np.where(neighbours.suspicious(near, usual).cpu().numpy(), near.cpu().numpy(), np.inf)
 
 

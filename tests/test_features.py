@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,12 +150,24 @@ def test_a_judge_that_sees_nothing_is_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_judge_that_does_not_fit_into_memory_is_one_line(here: Project) -> None:
-    here.edit(lambda p: p["datasets"]["digits"].update(features={"width": 10**13}))
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"width": 10**13}, "features: learning does not fit into memory; set a smaller `width` or `batch`"),
+        ({"learning_rate": 1e30, "steps": 5}, "features: the judge sees nothing in the training images, or"),
+        ({"kind": "pretrained", "weights": "missing.pth"}, "features.weights: "),
+        ({"kind": "pretrained", "pretrained": "resnet19", "weights": "x"}, "features.pretrained: torchvision has no"),
+    ],
+)
+def test_a_judge_that_cannot_be_is_one_line_with_the_data_set(
+    section: dict[str, Any], said: str, here: Project
+) -> None:
+    here.edit(lambda p: p["datasets"]["digits"].update(features=section))
     acquire("digits")
     clean("digits")
-    with pytest.raises(UserError, match=r"^params.yaml: datasets.digits.features: .* smaller `width`") as error:
+    with pytest.raises(UserError) as error:
         features("digits")
+    assert str(error.value).startswith(f"params.yaml: datasets.digits.{said}")
     assert "\n" not in str(error.value)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from aigc_tasks import compute, layout
 from aigc_tasks.clean import arrays
-from aigc_tasks.errors import UserError
+from aigc_tasks.errors import UserError, naming
 from aigc_tasks.features import Knobs, learning, trunks
 
 CHUNK = 500  # images looked at together
@@ -69,8 +69,9 @@ def features(name: str) -> None:
             "set `kind: selfsupervised`"
         )
     torch.manual_seed(compute.seeded(knobs.seed))
-    with compute.within_memory(
-        f"params.yaml: datasets.{name}.features: learning does not fit into memory; set a smaller `width` or `batch`"
+    with (
+        naming(f"{layout.PARAMS}: datasets.{name}."),
+        compute.within_memory("features: learning does not fit into memory; set a smaller `width` or `batch`"),
     ):
         judge = Judge(trunk(kind, knobs, data.shape), len(data.classes)).to(device)
         learn(judge, kind, data.train, knobs, name)

@@ -48,6 +48,11 @@ def reseed(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
+def is_of_compiler(error: Exception) -> bool:
+    """Whether torch's compiler raised it; by name, for to import it takes seconds."""
+    return any(base.__name__ == "TorchDynamoException" for base in type(error).__mro__)
+
+
 @contextmanager
 def within_memory(otherwise: str) -> Iterator[None]:
     """Raises ``UserError``, ``otherwise``, where torch wants more memory than there is: it has many words for that."""

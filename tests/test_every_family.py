@@ -114,6 +114,16 @@ def test_a_training_that_diverges_says_so_in_its_run(untrained: Project) -> None
     assert "curves/generator" in run.data.metrics  # the steps before
 
 
+def test_a_network_that_cannot_be_compiled_is_one_line(untrained: Project, tmp_path: Path) -> None:
+    untrained.edit(lambda p: p["recipes"]["digits-gan"].update(train={"steps": 2, "compile": True}))
+    untrained.env |= {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    failed = untrained.run("dvc", "repro", "train@digits-gan")
+    assert "Traceback" not in failed.stderr
+    (said,) = [line for line in failed.stderr.splitlines() if line.startswith("error: params.yaml: ")]
+    assert "recipes.digits-gan.train.compile: the network cannot be compiled (" in said
+    assert said.endswith("; install a C++ compiler (CXX says which), or set `compile: false`")
+
+
 def test_a_training_whose_samples_are_all_one_picture_says_so(untrained: Project) -> None:
     section = {"steps": 60, "learning_rate": 0.05, "picture_every": 20}
     untrained.edit(lambda p: p["recipes"]["digits-gan"].update(train=section, model={"width": 16, "objective": "bce"}))

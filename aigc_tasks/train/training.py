@@ -118,7 +118,7 @@ def begun(settings: Recipe, card: Card, device: torch.device) -> loop.Training:
 def go_on(
     training: loop.Training, settings: Recipe, data: arrays.Split, path: Path, watcher: loop.Watcher, label: str
 ) -> None:
-    """The loop to the last step, behind a bar; raises ``UserError`` if a step is more than the machine can hold."""
+    """The loop to the last step, behind a bar; raises ``UserError`` if the machine cannot hold or compile a step."""
     knobs, where = settings.train, f"{layout.PARAMS}: recipes.{settings.name}"
     with (
         progress(label, knobs.steps, training.step) as update,
@@ -127,7 +127,14 @@ def go_on(
             "`width` under model"
         ),
     ):
-        loop.run(training, settings.family, knobs, data, path, watcher, update)
+        try:
+            loop.run(training, settings.family, knobs, data, path, watcher, update)
+        except Exception as error:
+            if not compute.is_of_compiler(error):
+                raise
+            why = str(error).splitlines()[0]
+            mend = "install a C++ compiler (CXX says which), or set `compile: false`"
+            raise UserError(f"{where}.train.compile: the network cannot be compiled ({why}); {mend}") from None
 
 
 def broken_off(client: MlflowClient, run_id: str, curves: Curves, error: BaseException) -> None:

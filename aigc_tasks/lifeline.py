@@ -21,6 +21,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 PIPE = subprocess.PIPE
 PULSE = 1.0  # seconds
@@ -95,6 +99,14 @@ def lines_of(child: subprocess.Popen[str], pulse: Callable[[], None]) -> Iterato
         if time.monotonic() - pulsed >= PULSE:
             pulsed = time.monotonic()
             pulse()
+
+
+def acquire(lock: BaseFileLock, pulse: Callable[[], None]) -> None:
+    """Have the lock, however long another process holds it. ``pulse`` is called every second, and may raise to stop."""
+    while not lock.is_locked:
+        pulse()
+        with suppress(TimeoutError):  # filelock's own is one
+            lock.acquire(timeout=PULSE)
 
 
 def stop(child: subprocess.Popen[str]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aigc_tasks import graph, layout, lockfile, sharing, tracking, worktree
+from aigc_tasks import graph, layout, lifeline, lockfile, sharing, tracking, worktree
 from aigc_tasks.errors import UserError
 from aigc_tasks.lockfile import LOCK
 from aigc_tasks.recipe import Recipe
@@ -87,11 +87,12 @@ def forget(recipe: str) -> None:
 
 @contextmanager
 def turn(
-    recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], None]
+    recipe: str, flow_run: str | None, wait: bool, say: Callable[[str], None], pulse: Callable[[], None]
 ) -> Iterator[tuple[str | None, Note | None]]:
     """While it is this process's turn, None; else, at once, why it is not. ``wait`` for one other at most.
 
-    And the note of one that was killed or interrupted: it stays behind, so that somebody can go on.
+    And the note of one that was killed or interrupted: it stays behind, so that somebody can go on. ``pulse`` is called
+    every second of the wait, and may raise to end it.
     """
     beside(recipe, "lock").parent.mkdir(parents=True, exist_ok=True)
     lock, queue = (FileLock(beside(recipe, ending)) for ending in ("lock", "queue"))
@@ -110,7 +111,7 @@ def turn(
             return
         say(f"waiting for the retraining of {recipe} that is at work ({who})")
         with queue:
-            lock.acquire(poll_interval=1)
+            lifeline.acquire(lock, pulse)
     try:
         left, mine = note(recipe), Note(recipe, os.getpid(), flow_run, datetime.now(UTC).isoformat(timespec="seconds"))
         layout.replace(beside(recipe, "json"), json.dumps(mine.__dict__))

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
-from aigc_tasks import graph, layout
+from aigc_tasks import graph, layout, lifeline
 from aigc_tasks.errors import UserError
 from aigc_tasks.graph import StageFailed
 from aigc_tasks.recipe import Recipe
@@ -59,8 +59,11 @@ def pipeline(recipe: str) -> State:
     """
     layout.enter_project()
     settings = load(recipe)
-    with only_one_here(recipe):
-        return promoted(settings, bring_up_to_date(settings, graph.STEPS))
+    try:
+        with only_one_here(recipe):
+            return promoted(settings, bring_up_to_date(settings, graph.STEPS))
+    except stopping.CancelRequested:  # the tasks end by it themselves
+        return Cancelled(message="cancelled while it waited")
 
 
 def bring_up_to_date(settings: Recipe, steps: Iterable[str]) -> State:
@@ -131,20 +134,22 @@ STEPS = {
 
 @contextmanager
 def only_one_here(recipe: str) -> Iterator[None]:
-    """One run at a time in a working tree: wait for the one before, and say for whom."""
+    """One run at a time in a working tree: wait for the one before, and say for whom. Cancel ends the wait."""
+    look = stopping.watch()
     lock, note = FileLock(layout.LOCAL / "workspace.lock"), layout.LOCAL / "workspace"
     layout.LOCAL.mkdir(exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         get_run_logger().info("waiting for %s, which is working in this folder", note.read_text())
-        lock.acquire(poll_interval=1)
+        lifeline.acquire(lock, look)
     try:
         layout.replace(note, f"{recipe} (process {os.getpid()})")
         if holders := graph.busy():
             get_run_logger().info("waiting for %s, at work in this folder", ", ".join(holders))
         while graph.busy():
-            time.sleep(stopping.WATCH)
+            look()
+            time.sleep(lifeline.PULSE)
         yield
     finally:
         lock.release()
@@ -166,15 +171,12 @@ def one_on_gpu(settings: Recipe) -> Iterator[None]:
         yield
         return
     seen = quote(os.environ.get("CUDA_VISIBLE_DEVICES", "all"), safe="")
-    lock, look = FileLock(Path(tempfile.gettempdir(), f"aigc-gpu-{os.getuid()}-{seen}.lock")), stopping.watch()
+    lock = FileLock(Path(tempfile.gettempdir(), f"aigc-gpu-{os.getuid()}-{seen}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         get_run_logger().info("waiting for the training that is at work on the GPU")
-    while not lock.is_locked:
-        look()
-        with suppress(Timeout):
-            lock.acquire(timeout=stopping.WATCH)
+    lifeline.acquire(lock, stopping.watch())
     try:
         yield
     finally:

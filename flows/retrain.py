@@ -57,30 +57,48 @@ def retrain(recipe: str, because: str = "") -> State:
     if is_held():
         return held
     wait = schedule.overlap == "queue" or bool(because) or not starts.is_scheduled()
-    with retraining.turn(recipe, own, wait, log) as (other, left), stopping.limited(schedule.time_limit):
-        if other is not None:
-            return Completed(name=SKIPPED, message=other)
-        if left is None and is_held():  # meanwhile; what was killed is gone on with all the same
-            return held
-        if left is not None and left.flow_run not in (None, own):
-            starts.close(left)
-        try:
-            return kept(settings, schedule, because, own)
-        except stopping.CancelRequested:
-            return Cancelled(message="cancelled; what came out is kept here, and the next retraining shares it")
-        except TerminationSignal:
-            if own and stopping.is_cancelled():  # the runner saw it first; nobody is to go on with it
-                retraining.forget(recipe)
-            raise
-        except Exception as error:
-            is_late = isinstance(error, stopping.TimeIsUp)
-            known = str(error) if is_late else stage.explain(error)
-            why = known or f"it ended by an error ({type(error).__name__}); its log says which"
-            state: State = Failed(name=TIMED_OUT if is_late else "Failed", message=why)
-            tell(settings, state, own)
-            if known:
-                return state
-            raise
+    try:
+        with (
+            stopping.limited(schedule.time_limit),
+            retraining.turn(recipe, own, wait, log, stopping.watch()) as (other, left),
+        ):
+            if other is not None:
+                return Completed(name=SKIPPED, message=other)
+            if left is None and is_held():  # meanwhile; what was killed is gone on with all the same
+                return held
+            if left is not None and left.flow_run not in (None, own):
+                starts.close(left)
+            return concluded(settings, schedule, because, own)
+    except stopping.CancelRequested:
+        return Cancelled(message="cancelled while it waited")
+    except stopping.TimeIsUp as error:
+        return failed(settings, error, own)
+
+
+def concluded(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
+    """Retrain, and say how that ended; an error that nobody expects goes on."""
+    try:
+        return kept(settings, schedule, because, own)
+    except stopping.CancelRequested:
+        return Cancelled(message="cancelled; what came out is kept here, and the next retraining shares it")
+    except TerminationSignal:
+        if own and stopping.is_cancelled():  # the runner saw it first; nobody is to go on with it
+            retraining.forget(settings.name)
+        raise
+    except Exception as error:
+        return failed(settings, error, own)
+
+
+def failed(settings: Recipe, error: Exception, own: str | None) -> State:
+    """The state that a retraining ends in by an error, once it was told of; raises one that nobody expects."""
+    is_late = isinstance(error, stopping.TimeIsUp)
+    known = str(error) if is_late else stage.explain(error)
+    why = known or f"it ended by an error ({type(error).__name__}); its log says which"
+    state: State = Failed(name=TIMED_OUT if is_late else "Failed", message=why)
+    tell(settings, state, own)
+    if known:
+        return state
+    raise error
 
 
 def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Project, error, wait_for
+from conftest import TIMEOUT, Project, error, wait_for
+from filelock import FileLock
 
 from aigc_tasks import lifeline
 
@@ -109,6 +110,19 @@ def test_one_training_at_a_time_on_a_gpu(done: Project, prefect_api: str, tmp_pa
     for process in (elsewhere, second):
         process.communicate("\n")
     first.communicate()
+
+
+def test_cancel_ends_the_wait_for_another_in_the_folder(project: Project, prefect_api: str) -> None:
+    project.env["PREFECT_API_URL"] = prefect_api
+    (project.path / ".aigc").mkdir()
+    (project.path / ".aigc/workspace").write_text("another (process 1)")
+    with FileLock(project.path / ".aigc/workspace.lock"):
+        waiting = project.start("aigc", "run", "digits-gan")
+        assert waiting.stdout is not None
+        assert any("waiting for another (process 1)" in line for line in waiting.stdout)
+        (run, *_) = ask(prefect_api, "/flow_runs/filter", {"sort": "START_TIME_DESC"})
+        ask(prefect_api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        assert error(waiting.communicate(timeout=TIMEOUT)[0]) == "error: cancelled while it waited"
 
 
 def test_a_stage_that_cannot_work_ends_the_flow_with_its_own_line(project: Project, prefect_api: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import USER, Project, error, wait_for
+from conftest import TIMEOUT, USER, Project, error, wait_for
+from filelock import FileLock
 from pictures import FIRST, GROWN, draw
 from PIL import Image
 from ruamel.yaml import YAML
@@ -376,7 +377,7 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     program = (
         "import sys; from aigc_tasks import retraining\n"
-        "with retraining.turn('r', None, sys.argv[1] == 'wait', print) as (why, left):\n"
+        "with retraining.turn('r', None, sys.argv[1] == 'wait', print, lambda: None) as (why, left):\n"
         "    print(why, left and left.pid, flush=True)\n"
         "    why or input()\n"
     )
@@ -412,6 +413,26 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     assert fourth.stdout.readline() == "None None\n", "it has ended by itself"
     fourth.communicate("\n")
     assert retraining.unfinished() == []
+
+
+def test_cancel_and_the_time_limit_end_the_wait_for_another(project: Project, prefect_api: str) -> None:
+    project.env["PREFECT_API_URL"] = prefect_api
+    other = retraining.beside("digits-gan", "lock")
+    (project.path / other).parent.mkdir(parents=True)
+    with FileLock(project.path / other):
+        waiting = project.start("aigc", "retrain", "digits-gan")
+        assert waiting.stdout is not None
+        assert any("waiting for the retraining of digits-gan" in line for line in waiting.stdout)
+        run, _, _ = last_run(project)
+        ask(prefect_api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        assert error(waiting.communicate(timeout=TIMEOUT)[0]) == "error: cancelled while it waited"
+        assert last_run(project)[0]["state_name"] == "Cancelled"
+
+        project.edit(lambda p: p["recipes"]["digits-gan"].update(schedule={"time_limit": 0.02}))
+        done = project.run("aigc", "retrain", "digits-gan")
+        assert error(done.stderr).startswith("error: its time limit is up")
+        run, _, _ = last_run(project)
+        assert (run["state_type"], run["state_name"]) == ("FAILED", "TimedOut")
 
 
 def test_a_branch_at_origin_whose_name_ends_alike_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

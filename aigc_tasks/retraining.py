@@ -109,9 +109,11 @@ def turn(
         except Timeout:
             yield f"{recipe} is being retrained ({who}), and another start waits for its end already", None
             return
-        say(f"waiting for the retraining of {recipe} that is at work ({who})")
-        with queue:
+        try:
+            say(f"waiting for the retraining of {recipe} that is at work ({who})")
             lifeline.acquire(lock, pulse)
+        finally:
+            queue.release()  # now, for the next to wait
     try:
         left, mine = note(recipe), Note(recipe, os.getpid(), flow_run, datetime.now(UTC).isoformat(timespec="seconds"))
         layout.replace(beside(recipe, "json"), json.dumps(mine.__dict__))

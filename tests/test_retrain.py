@@ -400,6 +400,11 @@ def test_starts_that_overlap_wait_or_make_way(tmp_path: Path, monkeypatch: pytes
     first.wait()
     assert second.stdout.readline() == f"None {first.pid}\n"
     assert retraining.note("r").pid == second.pid  # type: ignore[union-attr]
+    next_one = start("wait")
+    assert next_one.stdout is not None
+    assert "waiting for the retraining of r" in next_one.stdout.readline(), "the one that waited is at work"
+    next_one.kill()
+    next_one.wait()
     second.kill()
     second.wait()
     assert [one.pid for one in retraining.unfinished()] == [second.pid]

@@ -7,7 +7,7 @@ a changed default is a change of that package, which DVC sees.
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -166,6 +166,15 @@ def recipe(name: str, path: Path = PARAMS) -> Recipe:
         product=None if entry.get("product") is None else product(entry["product"], f"{where}.product", path),
         schedule=validated(Schedule, entry["schedule"], f"{where}.schedule") if "schedule" in entry else None,
     )
+
+
+def usable() -> Iterator[Recipe | UserError]:
+    """Every recipe in use, or what is wrong with it."""
+    for name in names():
+        try:
+            yield recipe(name)
+        except UserError as error:
+            yield error
 
 
 def product(name: Any, field: str, path: Path) -> Product:

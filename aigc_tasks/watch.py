@@ -51,9 +51,8 @@ def watch(names: list[str], every: float, settle: float, say: Say) -> None:
 
 def chosen(names: list[str], say: Say) -> list[Dataset]:
     """The data sets that are named, or those of all recipes in use, without those that cannot change."""
-    own = names or sorted({recipes.recipe(recipe).dataset.name for recipe in recipes.names()})
     found = []
-    for dataset in map(recipes.dataset, own):
+    for dataset in map(recipes.dataset, names) if names else in_use(say):
         if dataset.acquire.kind in FIXED:
             say(f"{dataset.name}: not watched, {dataset.acquire.kind} does not change")
         else:
@@ -61,6 +60,17 @@ def chosen(names: list[str], say: Say) -> list[Dataset]:
     if not found:
         raise UserError("nothing to watch: no data set in use has a source that can change; add one: aigc add-data")
     return found
+
+
+def in_use(say: Say) -> list[Dataset]:
+    """The data sets of all recipes that are in order, by name."""
+    own: dict[str, Dataset] = {}
+    for settings in recipes.usable():
+        if isinstance(settings, UserError):
+            say(f"not watched: {settings}")
+        else:
+            own[settings.dataset.name] = settings.dataset
+    return [own[name] for name in sorted(own)]
 
 
 def api() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,15 +58,6 @@ def triggers(settings: Recipe) -> list[dict[str, Any]]:
             "parameters": {"because": "{{ event.payload.summary }}"},
         }
     ]
-
-
-def usable() -> Iterator[Recipe | UserError]:
-    """Every recipe in use, or what is wrong with it."""
-    for name in recipes.names():
-        try:
-            yield recipes.recipe(name)
-        except UserError as error:
-            yield error
 
 
 def served(settings: Recipe) -> RunnerDeployment:
@@ -128,7 +118,7 @@ def write() -> list[str]:
     listed = content.get("deployments") or []
     known = {one["name"]: one for one in listed if one.get("entrypoint") == ENTRYPOINT}
     names = []
-    for settings in usable():
+    for settings in recipes.usable():
         if isinstance(settings, UserError):
             raise settings
         names.append(settings.name)

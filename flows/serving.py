@@ -32,7 +32,7 @@ def serve(port: int) -> None:
     end_in_order()
     with servers.lasting_prefect(port) as url:
         print(f"Prefect   {url.removesuffix('/api')}", flush=True)
-        for settings in deployments.usable():
+        for settings in recipes.usable():
             if isinstance(settings, UserError):
                 print(f"not served: {settings}", flush=True)
         going_on(url, "flows.serving")
@@ -108,7 +108,7 @@ def go_on() -> list[retraining.Note]:
 def main() -> None:
     layout.enter_project()
     served = []
-    for settings in deployments.usable():
+    for settings in recipes.usable():
         if not isinstance(settings, UserError):
             try:
                 served.append(deployments.served(settings))

@@ -154,6 +154,20 @@ def test_what_cannot_change_is_not_watched(project: Project, monkeypatch: pytest
     assert said == ["digits: not watched, digits does not change"]
 
 
+def test_a_broken_recipe_is_said_and_the_data_of_the_others_is_watched(place: Path) -> None:
+    params = place.with_name("params.yaml")
+    project = Project(place.parent)
+    project.edit(lambda p: p["recipes"].update(worse={**p["recipes"]["digits-gan"], "train": {"stepz": 5}}))
+    said: list[str] = []
+    assert [dataset.name for dataset in watch.chosen([], said.append)] == ["digits"]
+    assert said == ["not watched: params.yaml: recipes.worse.train.stepz: unknown key; did you mean 'steps'?"]
+    params.write_text(params.read_text().replace("source: pictures", "sauce: pictures"))
+    with pytest.raises(UserError, match="nothing to watch: "):
+        watch.chosen([], said.append)
+    assert said[1:] == [f"not watched: {said[1].partition(': ')[2]}"] * 2
+    assert "datasets.digits.acquire.sauce: unknown key; did you mean 'source'?" in said[1]
+
+
 @contextmanager
 def watching(project: Project) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     log = project.path.parent / "watch.log"

@@ -10,15 +10,18 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from prefect import State, get_client
 from prefect import serve as run_all
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import FlowRun
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Scheduled
+from prefect.states import Cancelled, Scheduled
 
 from aigc_tasks import layout, lifeline, retraining, servers
 from aigc_tasks import recipe as recipes
@@ -63,8 +66,8 @@ def end_in_order() -> None:
 def going_on(url: str, module: str, *arguments: str) -> None:
     """Put back what was killed, and run what takes it up until it is stopped."""
     with temporary_settings({PREFECT_API_URL: url}), ExitStack() as stack:
-        for note in go_on():
-            print(f"{note.recipe} goes on: it was at work when it was killed", flush=True)
+        for line in go_on():
+            print(line, flush=True)
         told = {"PREFECT_API_URL": url, layout.CHECKOUT: str(Path.cwd())}
         runner = lifeline.spawn(module, *arguments, env={**os.environ, **told})
         stack.callback(end, runner.pid)
@@ -81,12 +84,11 @@ def end(group: int) -> None:
         return
 
 
-def go_on() -> list[retraining.Note]:
-    """Put the retrainings back on the schedule that were killed; one that has ended meanwhile is forgotten.
+def go_on() -> Iterator[str]:
+    """Put the retrainings back on the schedule that were killed, and say so; what has ended meanwhile is forgotten.
 
     One of a command (``aigc retrain``) has no deployment, and no runner would take it up: it is left to the user.
     """
-    resumed = []
     for note in retraining.unfinished():
         if note.flow_run is None:
             continue
@@ -98,11 +100,30 @@ def go_on() -> list[retraining.Note]:
             if found[0].state.is_cancelled() or found[0].state.is_completed():
                 retraining.forget(note.recipe)
             elif found[0].deployment_id is not None:
-                starts.close_tasks(client, found[0].id)
-                again: State = Scheduled(message="killed; goes on from its checkpoint")
-                client.set_flow_run_state(found[0].id, again, force=True)
-                resumed.append(note)
-    return resumed
+                yield put_back(client, found[0], note.recipe)
+
+
+def put_back(client: SyncPrefectClient, run: FlowRun, recipe: str) -> str:
+    """Back on the schedule with it, unless somebody has cancelled it since, or its recipe is gone; says what became."""
+    if run.state is not None and run.state.is_cancelling():
+        why = "it was cancelled"
+    elif recipe not in recipes.names():
+        why = "params.yaml has no such recipe any more"
+    else:
+        try:
+            recipes.recipe(recipe)
+        except UserError as error:
+            return f"{recipe} does not go on yet: {error}"
+        why = None
+    state: State = Scheduled(message="killed; goes on from its checkpoint")
+    if why is not None:
+        state = Cancelled(message=f"killed; {why}")
+    starts.close_tasks(client, run.id)
+    client.set_flow_run_state(run.id, state, force=True)
+    if why is None:
+        return f"{recipe} goes on: it was at work when it was killed"
+    retraining.forget(recipe)
+    return f"{recipe} does not go on: {why}"
 
 
 def main() -> None:

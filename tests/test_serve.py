@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -191,6 +192,38 @@ def test_what_a_command_left_killed_is_left_to_the_user(alone: Project) -> None:
         ask(api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
         wait_for(lambda: {one["state_name"] for one in ask(api, "/flow_runs/filter", {})} == {"Cancelled"})
         assert "nothing is stuck" in alone.run("aigc", "status").stdout, "what the runner ended is no more to go on"
+
+
+def test_what_was_killed_and_is_wanted_no_more_does_not_go_on(project: Project, prefect_home: Path) -> None:
+    project.env["PREFECT_HOME"] = str(prefect_home)
+    log, broken, note = project.path.parent / "serve.log", {"stepz": 1}, project.path / ".aigc/retrain/gone.json"
+    project.edit(lambda p: p["recipes"].update(gone=p["recipes"]["digits-gan"]))
+
+    def killed(api: str, state: str) -> str:
+        (deployment,) = wait_for(lambda: ask(api, "/deployments/filter", {"deployments": {"name": {"any_": ["gone"]}}}))
+        run = ask(api, f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "PENDING"}})["id"]
+        ask(api, f"/flow_runs/{run}/set_state", {"state": {"type": state}, "force": True})
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(json.dumps({"recipe": "gone", "pid": 1, "flow_run": run, "began": "then"}))
+        return run
+
+    def state(api: str, run: str) -> str:
+        return ask(api, "/flow_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})[0]["state_name"]
+
+    with serving(project) as (_, api):
+        run = killed(api, "CANCELLING")
+    with serving(project) as (_, api):
+        assert "gone does not go on: it was cancelled\n" in log.read_text()
+        assert (state(api, run), note.exists()) == ("Cancelled", False)
+        run = killed(api, "RUNNING")
+    project.edit(lambda p: p["recipes"]["gone"].update(train=broken))
+    with serving(project) as (_, api):
+        assert "gone does not go on yet: params.yaml: recipes.gone.train.stepz: unknown key;" in log.read_text()
+        assert (state(api, run), note.exists()) == ("Running", True)
+    project.edit(lambda p: p["recipes"].pop("gone"))
+    with serving(project) as (_, api):
+        assert "gone does not go on: params.yaml has no such recipe any more\n" in log.read_text()
+        assert (state(api, run), note.exists()) == ("Cancelled", False)
 
 
 def test_what_cannot_be_served_is_said_and_the_others_are_served(alone: Project) -> None:

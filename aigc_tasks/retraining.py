@@ -295,16 +295,21 @@ def is_ancestor(one: str, other: str) -> bool:
 
 
 def fetched(own: str, pulse: Callable[[], None]) -> list[str]:
-    """Bring the branch from ``origin``; returns its tip there if it and the local one have parted."""
+    """Bring the branch from where ``origin`` is pushed to; returns its tip there if that and the local one have parted.
+
+    Raises ``UserError``.
+    """
     if ORIGIN not in git("remote").split():
         raise UserError(
             "params.yaml: schedule.push: git has no remote `origin` to push to; add one, or set push: false"
         )
-    ref = f"refs/heads/{own}"
-    there = git("ls-remote", ORIGIN, ref, pulse=pulse).partition("\t")[0]  # by its full name: another's may end like it
+    ref, place = f"refs/heads/{own}", git("remote", "get-url", "--push", ORIGIN)
+    if place == git("remote", "get-url", ORIGIN):
+        place = ORIGIN  # by its name, for git to move what it remembers of it, too
+    there = git("ls-remote", place, ref, pulse=pulse).partition("\t")[0]  # by its full name: another's may end like it
     if not there:
         return []
-    git("fetch", "--quiet", "--no-write-fetch-head", ORIGIN, ref, pulse=pulse)  # all recipes' would be one file
+    git("fetch", "--quiet", "--no-write-fetch-head", place, ref, pulse=pulse)  # all recipes' would be one file
     here = tip_of(own)
     if here is None or is_ancestor(here, there):
         git("update-ref", ref, there)

@@ -449,6 +449,19 @@ def test_a_branch_at_origin_whose_name_ends_alike_is_another(tmp_path: Path, mon
     assert retraining.tip_of("retrain/x") is None
 
 
+def test_the_branch_is_brought_from_where_it_is_pushed_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("upstream", "fork", "here"):
+        git("init", "--quiet", name, place=tmp_path)
+    git("remote", "add", "origin", str(tmp_path / "upstream"), place=tmp_path / "here")
+    git("remote", "set-url", "--push", "origin", str(tmp_path / "fork"), place=tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "fork")
+    git("update-ref", "refs/heads/retrain/x", commit(git("write-tree"), [], "of another machine"))
+    tip = retraining.tip_of("retrain/x")
+    monkeypatch.chdir(tmp_path / "here")
+    assert retraining.fetched("retrain/x", lambda: None) == []
+    assert retraining.tip_of("retrain/x") == tip
+
+
 def test_what_git_says_is_its_reason_and_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")

@@ -39,7 +39,7 @@ def git(
         child = subprocess.Popen(
             ["git", *hooks, *arguments],
             cwd=place,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "", **(env or {})},  # its words are read
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -465,6 +465,8 @@ def test_the_branch_is_brought_from_where_it_is_pushed_to(tmp_path: Path, monkey
 def test_what_git_says_is_its_reason_and_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")  # in which git speaks where its translations are installed
     with pytest.raises(UserError, match=r"^git ls-remote: '/gone.git' does not appear to be a git repository$"):
         git("ls-remote", "/gone.git")
 

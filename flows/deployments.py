@@ -146,3 +146,18 @@ def refuse_odd(content: Any) -> None:
     for number, one in enumerate(listed):
         if not isinstance(one, dict) or not isinstance(one.get("name"), str):
             raise UserError(f"{FILE}: deployments.{number}: expected an entry with a `name:`, got {one!r}; add it")
+    refuse_twice([(f"deployments.{at}", one) for at, one in enumerate(listed) if one.get("entrypoint") == ENTRYPOINT])
+
+
+def refuse_twice(retrainings: list[tuple[str, dict[str, Any]]]) -> None:
+    """Raises ``UserError`` unless each is its recipe's only one and named after it: the server has one by a name."""
+    places: dict[str, str] = {}
+    for place, one in retrainings:
+        name, parameters = one["name"], one.get("parameters")
+        recipe = parameters.get("recipe", name) if isinstance(parameters, dict) else name
+        if recipe != name:
+            mend = "a retraining is named after its recipe: rename or remove it"
+            raise UserError(f"{FILE}: {place}.name: {name!r} retrains {recipe!r}; {mend}")
+        if name in places:
+            raise UserError(f"{FILE}: {place}: {name} is retrained by {places[name]} already; keep one of the two")
+        places[name] = place

@@ -322,6 +322,9 @@ def test_the_prefect_yaml_of_the_project_is_that_of_its_params_yaml(project: Pro
     assert YAML(typ="safe").load((project.path / "prefect.yaml").read_text()) == before
 
 
+RETRAINING = "{name: x, entrypoint: 'flows/retrain.py:retrain', parameters: "
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -329,6 +332,14 @@ def test_the_prefect_yaml_of_the_project_is_that_of_its_params_yaml(project: Pro
         ("", "expected `deployments:` and more, got None; restore it: git checkout prefect.yaml"),
         ("name: a: b", " line 1 is not YAML: mapping values are not allowed here; mend that line"),
         ("deployments: x", "deployments: expected a list, got 'x'; begin every entry with `- name:`"),
+        (
+            f"deployments: [{RETRAINING}{{recipe: x}}}}, {{name: x}}, {RETRAINING}}}]",
+            "deployments.2: x is retrained by deployments.0 already; keep one of the two",
+        ),
+        (
+            f"deployments: [{RETRAINING}{{recipe: y}}}}]",
+            "deployments.0.name: 'x' retrains 'y'; a retraining is named after its recipe: rename or remove it",
+        ),
         ("deployments: [{tags: []}]", "deployments.0: expected an entry with a `name:`, got {'tags': []}; add it"),
     ],
 )

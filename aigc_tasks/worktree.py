@@ -6,7 +6,9 @@ restored in the others.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,12 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from aigc_tasks import layout, lifeline
+from aigc_tasks import layout, lifeline, stage
 from aigc_tasks.errors import UserError
 
 MADE_WITH = ("aigc_tasks", "dvc.yaml", "params.yaml")  # what must be in git for a training to be repeated
 OURS = ("aigc_tasks", "flows", "recipes", "dvc.yaml", "dvc.lock", "params.yaml", "reports")  # taken though untracked
 CAUSES = ("fatal: ", "error: ", " ! [")  # how the line begins in which git says what is wrong; advice may follow
+FULL = re.compile(r"No space left on device|unable to write [^:]*$")  # of a file that it could begin it says no more
 NOBODY = {"NAME": "aigc", "EMAIL": "aigc@localhost"}  # commits where git knows no user
 
 
@@ -55,7 +58,8 @@ def git(
     if child.returncode:
         said = errors.rstrip().splitlines() or ["no word"]
         why = next((line for line in said if line.startswith(CAUSES)), said[-1])
-        raise UserError(f"git {arguments[0]}: {' '.join(why.split()).removeprefix('fatal: ')}")
+        mend = f"; {stage.MENDS[errno.ENOSPC]}" if FULL.search(why) else ""
+        raise UserError(f"git {arguments[0]}: {' '.join(why.split()).removeprefix('fatal: ')}{mend}")
     return output.strip()
 
 

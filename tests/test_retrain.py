@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -469,6 +470,21 @@ def test_what_git_says_is_its_reason_and_no_advice(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("LANGUAGE", "de")  # in which git speaks where its translations are installed
     with pytest.raises(UserError, match=r"^git ls-remote: '/gone.git' does not appear to be a git repository$"):
         git("ls-remote", "/gone.git")
+
+
+def test_a_full_disk_is_said_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "git").touch(0o755)
+    for said in (
+        "error: unable to write file README.md",
+        "fatal: cannot create directory at 'x': No space left on device",
+    ):
+        (tmp_path / "git").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 128\n')
+        with pytest.raises(UserError, match="; free some disk space, then run the same command again"):
+            git("worktree", "add", "x")
+    (tmp_path / "git").write_text("#!/bin/sh\necho 'error: unable to write file x: Permission denied' >&2\nexit 128\n")
+    with pytest.raises(UserError, match=r"Permission denied$"):
+        git("worktree", "add", "x")
 
 
 def test_of_a_branch_here_and_at_origin_the_newer_one_is_offered(

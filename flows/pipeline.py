@@ -58,9 +58,9 @@ def pipeline(recipe: str) -> State:
     line that says what to mend; or Cancelled.
     """
     layout.enter_project()
-    settings = load(recipe)
     try:
         with only_one_here(recipe):
+            settings = load(recipe)  # as it is now: it may have waited long
             return promoted(settings, bring_up_to_date(settings, graph.STEPS))
     except stopping.CancelRequested:  # the tasks end by it themselves
         return Cancelled(message="cancelled while it waited")

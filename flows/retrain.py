@@ -68,17 +68,17 @@ def retrain(recipe: str, because: str = "") -> State:
                 return held
             if left is not None and left.flow_run not in (None, own):
                 starts.close(left)
-            return concluded(settings, schedule, because, own)
+            return concluded(settings, because, own)
     except stopping.CancelRequested:
         return Cancelled(message="cancelled while it waited")
     except stopping.TimeIsUp as error:
         return failed(settings, error, own)
 
 
-def concluded(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
+def concluded(settings: Recipe, because: str, own: str | None) -> State:
     """Retrain, and say how that ended; an error that nobody expects goes on."""
     try:
-        return kept(settings, schedule, because, own)
+        return kept(load(settings.name), because, own)  # as it is now: it may have waited long for its turn
     except stopping.CancelRequested:
         return Cancelled(message="cancelled; what came out is kept here, and the next retraining shares it")
     except TerminationSignal:
@@ -101,11 +101,11 @@ def failed(settings: Recipe, error: Exception, own: str | None) -> State:
     raise error
 
 
-def kept(settings: Recipe, schedule: Schedule, because: str, own: str | None) -> State:
+def kept(settings: Recipe, because: str, own: str | None) -> State:
     """Retrain in the worktree, and keep what came out. Raises ``UserError``."""
     log = get_run_logger().info
     with retraining.workplace(settings, stopping.watch()) as work:
-        state = tried(settings, schedule)
+        state = tried(settings, settings.schedule or BY_HAND)
         news = kept_back(settings.name, state) if state.name == UP_TO_DATE else state
         if state.is_completed():
             if news is not None:

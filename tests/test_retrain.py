@@ -441,6 +441,19 @@ def test_cancel_and_the_time_limit_end_the_wait_for_another(project: Project, pr
         assert (run["state_type"], run["state_name"]) == ("FAILED", "TimedOut")
 
 
+def test_what_was_edited_while_it_waited_holds(project: Project, prefect_api: str) -> None:
+    project.env["PREFECT_API_URL"] = prefect_api
+    other = project.path / retraining.beside("digits-gan", "lock")
+    other.parent.mkdir(parents=True)
+    with FileLock(other):
+        waiting = project.start("aigc", "retrain", "digits-gan")
+        assert waiting.stdout is not None
+        assert any("waiting for the retraining of digits-gan" in line for line in waiting.stdout)
+        project.edit(lambda p: p["recipes"]["digits-gan"]["train"].update(stepz=1))
+    wrong = "params.yaml: recipes.digits-gan.train.stepz: unknown key; did you mean 'steps'?"
+    assert error(waiting.communicate()[0]) == f"error: {wrong}"
+
+
 def test_a_branch_at_origin_whose_name_ends_alike_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")

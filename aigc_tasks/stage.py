@@ -29,13 +29,22 @@ MENDS = {
     errno.EEXIST: "it is in the way; move it",
     errno.EROFS: "the file system is read-only; work in a folder that you can write",
 }
+HELD = "another program keeps it locked; end that, then run the same command again"
+REFUSALS = {  # by SQLite's codes
+    sqlite3.SQLITE_BUSY: HELD,
+    sqlite3.SQLITE_LOCKED: HELD,
+    sqlite3.SQLITE_READONLY: MENDS[errno.EACCES],
+    sqlite3.SQLITE_CANTOPEN: f"{MENDS[errno.EACCES]}, or free some disk space",
+    sqlite3.SQLITE_FULL: MENDS[errno.ENOSPC],
+    sqlite3.SQLITE_IOERR: MENDS[errno.ENOSPC],
+}
 
 
 def explain(error: BaseException | None) -> str | None:
     """One line for a user's error, or what the machine refused, be it inside a library's error; None for the rest."""
     if isinstance(error, UserError):
         return str(error)
-    if (line := damaged(error)) is not None:
+    if (line := damaged(error) or refused(error)) is not None:
         return line
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:
@@ -76,6 +85,15 @@ def damaged(error: BaseException | None) -> str | None:
                 "put a copy back, or move it away: runs and versions in it are then gone, models and data stay in DVC"
             )
             return f"{path}: damaged ({error}); {mend}"
+        error = error.__cause__
+    return None
+
+
+def refused(error: BaseException | None) -> str | None:
+    """One line for a database that SQLite cannot read or write as it is, also below errors of MLflow's."""
+    while error is not None:
+        if (mend := REFUSALS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)) is not None:
+            return f"a database in .dvc/tmp or mlruns: {error}; {mend}"
         error = error.__cause__
     return None
 

@@ -126,6 +126,26 @@ def test_a_store_that_is_only_busy_is_not_said_to_be_damaged(store: Path) -> Non
         assert (stage.explain(error.value) or "").startswith("a database is damaged (file is")
 
 
+def test_a_store_that_another_program_keeps_locked_is_said_to_be_so(store: Path) -> None:
+    tracking.open_client()
+    with closing(sqlite3.connect(store / "mlruns/mlflow.db", isolation_level="EXCLUSIVE")) as busy:
+        busy.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Exception, match="database is locked") as error:
+            tracking.open_client()
+    line = stage.explain(error.value) or ""
+    mend = "another program keeps it locked; end that, then run the same command again"
+    assert line.endswith(f": database is locked; {mend}")
+
+
+def test_a_database_that_may_not_be_written_is_no_matter_of_space(store: Path) -> None:
+    with closing(sqlite3.connect(store / "one.db")) as whole:
+        whole.execute("CREATE TABLE one (a)")
+    readonly = f"{(store / 'one.db').as_uri()}?mode=ro"
+    with pytest.raises(sqlite3.OperationalError) as error, closing(sqlite3.connect(readonly, uri=True)) as database:
+        database.execute("INSERT INTO one VALUES (1)")
+    assert "; make it readable and writable for you, then" in (stage.explain(error.value) or "")
+
+
 def test_the_users_server_is_used_when_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5999")
     assert tracking.tracking_uri() == "http://127.0.0.1:5999"

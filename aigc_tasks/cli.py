@@ -38,6 +38,7 @@ class Format(StrEnum):
 
 RecipeName = Annotated[str, typer.Argument(help="a recipe of params.yaml, for example digits-gan")]
 DatasetName = Annotated[str, typer.Argument(help="a data set of params.yaml, for example digits")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="the wanted one; if it is taken, the next free one")]
 
 
 @contextmanager
@@ -300,10 +301,7 @@ def generate(
 
 
 @app.command()
-def ui(
-    mlflow_port: Annotated[int, typer.Option(help="wanted port of MLflow; the next free one is taken")] = 5000,
-    prefect_port: Annotated[int, typer.Option(help="wanted port of Prefect; the next free one is taken")] = 4200,
-) -> None:
+def ui(mlflow_port: Port = 5000, prefect_port: Port = 4200) -> None:
     """Serve the MLflow UI and the Prefect UI on 127.0.0.1 until Ctrl-C."""
     with one_line_errors():
         from aigc_tasks.servers import serve_uis
@@ -312,10 +310,8 @@ def ui(
 
 
 @app.command()
-def serve(
-    port: Annotated[int, typer.Option(help="wanted port of Prefect; the next free one is taken")] = 4200,
-) -> None:
-    """Keep the schedules of params.yaml until Ctrl-C, on 127.0.0.1; goes on with what was killed."""
+def serve(port: Port = 4200) -> None:
+    """Keep the schedules of params.yaml until Ctrl-C, with Prefect on 127.0.0.1; goes on with what was killed."""
     with one_line_errors():
         from flows import serving
 

@@ -23,6 +23,15 @@ def test_help_says_what_a_command_does(project: Project, command: list[str]) -> 
     assert "Usage" in project.check("aigc", *command, "--help")
 
 
+@pytest.mark.parametrize("command", [["ui", "--mlflow-port"], ["ui", "--prefect-port"], ["serve", "--port"]])
+def test_what_is_no_port_is_refused(project: Project, command: list[str]) -> None:
+    for port in ("-1", "65536"):
+        refused = project.run("aigc", *command, port)
+        assert refused.returncode == 2
+        assert "Traceback" not in refused.stderr
+        assert command[-1] in refused.stderr
+
+
 @pytest.mark.parametrize(
     "modules",
     [

@@ -241,6 +241,8 @@ def test_versions_are_found_by_alias_and_number(product: Product) -> None:
     product.client.create_registered_model("empty")
     with pytest.raises(UserError, match="empty has no version yet; first: aigc promote RECIPE"):
         registry.find("empty")
+    with pytest.raises(UserError, match="'@champion' names no product; write for example digits@champion"):
+        registry.find("@champion")
     with pytest.raises(UserError, match=r"there is no product 'number'; did you mean 'numbers'\?"):
         Product(product.client, "number").version("1")
 

@@ -324,6 +324,8 @@ def named(address: str) -> tuple[str, str]:
 def find(address: str) -> tuple[Product, ModelVersion]:
     """The version that ``address`` names; raises ``UserError``."""
     name, which = named(address)
+    if not name:
+        raise UserError(f"{address!r} names no product; write for example digits@champion")
     product = Product(tracking.open_client(), name)
     version = product.version(which)
     number = int(version.version)

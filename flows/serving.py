@@ -105,16 +105,16 @@ def go_on() -> Iterator[str]:
 
 def put_back(client: SyncPrefectClient, run: FlowRun, recipe: str) -> str:
     """Back on the schedule with it, unless somebody has cancelled it since, or its recipe is gone; says what became."""
-    if run.state is not None and run.state.is_cancelling():
-        why = "it was cancelled"
-    elif recipe not in recipes.names():
-        why = "params.yaml has no such recipe any more"
-    else:
-        try:
+    why = None
+    try:
+        if run.state is not None and run.state.is_cancelling():
+            why = "it was cancelled"
+        elif recipe not in recipes.names():
+            why = "params.yaml has no such recipe any more"
+        else:
             recipes.recipe(recipe)
-        except UserError as error:
-            return f"{recipe} does not go on yet: {error}"
-        why = None
+    except UserError as error:
+        return f"{recipe} does not go on yet: {error}"
     state: State = Scheduled(message="killed; goes on from its checkpoint")
     if why is not None:
         state = Cancelled(message=f"killed; {why}")

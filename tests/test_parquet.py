@@ -148,7 +148,7 @@ def test_a_parquet_file_without_classes_beside_one_with_them_is_one_clear_line(t
     for name in ("a", "c"):  # before the one with classes, and behind it
         file = tmp_path / f"set/{name}.parquet"
         pq.write_table(bare, file)
-        said = f"{name}.parquet: has no column of classes, and b.parquet has 'label'; set `label` in params.yaml to fal"
+        said = f"{name}.parquet: no column of classes was found in it, and in b.parquet 'label'; set `label` in params"
         with pytest.raises(UserError, match=said):
             listed(tmp_path, "parquet", source=str(tmp_path / "set"))
         entries = listed(tmp_path, "parquet", source=str(tmp_path / "set"), label=False)

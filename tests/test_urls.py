@@ -55,7 +55,10 @@ def test_a_list_tells_splits(web: Web, tmp_path: Path) -> None:
     for label in (",label", ""):  # by which the entries are made in two ways
         lines = [f"{web.url}{path},{word}{',x' if label else ''}" for path, word in zip(web.files, words, strict=True)]
         (tmp_path / "list.csv").write_text("\n".join([f"url,subset{label}", *lines]))
-        entries = found(urls.Source(kind="urls", source=str(tmp_path / "list.csv")), tmp_path)
+        source = urls.Source(kind="urls", source=str(tmp_path / "list.csv"))
+        passed_over = found(source.model_copy(update={"split": False}), tmp_path)
+        assert [entry.split for id, entry in passed_over.items() if "b.png" in id] == [None]
+        entries = found(source, tmp_path)
         splits = {id.partition("/")[2]: entry.split for id, entry in entries.items()}
         assert splits == {
             "a.png": "train",
@@ -139,7 +142,10 @@ def test_a_redirect_that_leads_nowhere_is_called_so(web: Web, tmp_path: Path, pl
         ("url,md5\nhttp://a/b,xyz\n", "'xyz' is no md5"),
         ("url,label\nhttp://a/b,x\nhttp://a/b,y\n", "twice"),
         ("url,label\nhttp://a/b\n", "a line of 1 columns, not 2"),
-        ("url,split\nhttp://u:pass@a/b,fold1\n", "list.txt: http://a/b: 'fold1' is no split; .*, or remove the column"),
+        (
+            "url,split\nhttp://u:pass@a/b,fold1\n",
+            "list.txt: http://a/b: 'fold1' is no split; .* `split: false`",
+        ),
     ],
 )
 def test_a_wrong_list_is_said_in_one_line(tmp_path: Path, text: str, words: str) -> None:

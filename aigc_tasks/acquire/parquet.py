@@ -117,8 +117,8 @@ def agree(*files: tuple[str, str | None]) -> None:
     (bare, label), (other, found) = sorted(files, key=lambda file: file[1] is not None)
     if label is None and found is not None:
         raise UserError(
-            f"{bare}: has no column of classes, and {other} has {found!r}; "
-            "set `label` in params.yaml to false, or leave the file out of `source`"
+            f"{bare}: no column of classes was found in it, and in {other} {found!r}; "
+            "set `label` in params.yaml to the column, or to false, or leave the file out of `source`"
         )
 
 

@@ -29,6 +29,7 @@ COLUMNS = {
 }
 FAR = ("http", "https", "ftp", "s3", "gs", "hf", "az", "abfs")
 LIST = 256 << 20  # bytes; a longer list is none
+SPLIT_MEND = "or set `split: false` in params.yaml"
 DIGITS = {"md5": 32, "sha256": 64}
 
 
@@ -55,6 +56,7 @@ class Source(acquire.Source):
         description="true: the last folder of each URL is its class; a path or URL: of a CSV with a class for each; "
         "without it: the list's column label, or, where all URLs are archives, class folders in them",
     )
+    split: Literal[False] | None = Field(None, description="false: the list's column split is passed over")
 
     @model_validator(mode="after")
     def one_list(self) -> Source:
@@ -64,7 +66,7 @@ class Source(acquire.Source):
 
     def entries(self, work: Path) -> Iterator[Entry]:
         place = self.source or "`urls` in params.yaml"
-        rows = unique([Listed(url) for url in self.urls] if self.urls else read(place), place)
+        rows = unique([Listed(url) for url in self.urls] if self.urls else read(place, self.split is None), place)
         return (divided(entry, rows) for entry in self.labelled(rows, work, place))
 
     def labelled(self, rows: dict[str, Listed], work: Path, place: str) -> Iterator[Entry]:
@@ -97,8 +99,11 @@ def below_host(entry: Entry) -> Entry:
     return entry
 
 
-def read(place: str) -> list[Listed]:
-    """The lines of the list at ``place``, a path or a URL; raises ``UserError``."""
+def read(place: str, divides: bool) -> list[Listed]:
+    """The lines of the list at ``place``, a path or a URL, with the splits of its column if it ``divides``.
+
+    Raises ``UserError``.
+    """
     try:
         text = content(place).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -126,7 +131,8 @@ def read(place: str) -> list[Listed]:
         cells = {field: row[at].strip() or None for field, at in columns.items() if at is not None}
         url, split = cells.pop("url") or "", cells.pop("split", None) or ""
         where = f"{place}: {places.shown(url) if places.is_url(url) else url}"
-        found.append(Listed(url, split=labels.division(split, where, "or remove the column"), **cells))
+        told = labels.division(split, where, SPLIT_MEND) if divides else None
+        found.append(Listed(url, split=told, **cells))
     return found
 
 

@@ -56,8 +56,6 @@ def explain(error: BaseException | None) -> str | None:
         if is_away(error):
             said = (str(error) or type(error).__name__).splitlines()[0]
             return f"Prefect's server: {said}; see that it runs, and run the same command again"
-        if isinstance(error, sqlite3.OperationalError):
-            return f"a database in .dvc/tmp or mlruns: {error}; {MENDS[errno.ENOSPC]}"
         error = error.__cause__
     return None
 
@@ -93,7 +91,7 @@ def refused(error: BaseException | None) -> str | None:
     """One line for a database that SQLite cannot read or write as it is, also below errors of MLflow's."""
     while error is not None:
         if (mend := REFUSALS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)) is not None:
-            return f"a database in .dvc/tmp or mlruns: {error}; {mend}"
+            return f"a database of DVC's, MLflow's or a search's (.dvc/tmp, mlruns, .aigc/tune): {error}; {mend}"
         error = error.__cause__
     return None
 

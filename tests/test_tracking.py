@@ -133,8 +133,9 @@ def test_a_store_that_another_program_keeps_locked_is_said_to_be_so(store: Path)
         with pytest.raises(Exception, match="database is locked") as error:
             tracking.open_client()
     line = stage.explain(error.value) or ""
+    where = "a database of DVC's, MLflow's or a search's (.dvc/tmp, mlruns, .aigc/tune)"
     mend = "another program keeps it locked; end that, then run the same command again"
-    assert line.endswith(f": database is locked; {mend}")
+    assert line == f"{where}: database is locked; {mend}"
 
 
 def test_a_database_that_may_not_be_written_is_no_matter_of_space(store: Path) -> None:

@@ -48,9 +48,9 @@ def reseed(device: torch.device, seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
-def is_of_compiler(error: Exception) -> bool:
-    """Whether torch's compiler raised it; by name, for to import it takes seconds."""
-    return any(base.__name__ == "TorchDynamoException" for base in type(error).__mro__)
+def lacks_compiler(error: Exception) -> bool:
+    """Whether torch.compile found no C++ compiler; by the error's name, for to import it takes seconds."""
+    return type(getattr(error, "inner_exception", error)).__name__ == "InvalidCxxCompiler"
 
 
 @contextmanager

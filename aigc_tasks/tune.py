@@ -280,9 +280,9 @@ def trained(settings: Recipe, data: arrays.Clean, path: Path, name: str, curves:
     device = compute.prepare(knobs)
     torch.manual_seed(compute.seeded(knobs.seed, INITIAL))
     card = card_of(settings, data, "")
-    training = begun(settings, card, device)
+    training = begun(settings, card, device, "")
     loop.resume(training, path)
-    go_on(training, settings, data.train, path, Thin(curves, knobs.steps), name)
+    go_on(training, settings, data.train, path, Thin(curves, knobs.steps), name, "")
     curves.flush()
     return training.ema.eval(), card.counts
 

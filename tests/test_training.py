@@ -507,8 +507,9 @@ def test_networks_that_do_not_suit_images_or_machine_are_one_line_with_the_recip
 ) -> None:
     with_every_family(here).edit(lambda p: p["recipes"][f"digits-{family}"].update(entry))
     settings = recipe(f"digits-{family}")
+    card = card_of(settings, Clean(list("0123456789"), data, data, data), "")
     with pytest.raises(UserError) as error:
-        begun(settings, card_of(settings, Clean(list("0123456789"), data, data, data), ""), torch.device("cpu"))
+        begun(settings, card, torch.device("cpu"), f"params.yaml: recipes.digits-{family}.")
     assert str(error.value).startswith(f"params.yaml: recipes.digits-{family}.{said}")
     assert "\n" not in str(error.value)
 
@@ -518,10 +519,11 @@ def test_a_step_that_does_not_fit_into_memory_is_one_line(
 ) -> None:
     settings = recipe("digits-gan")
     card = card_of(settings, Clean(list("0123456789"), data, data, data), "")
-    training = begun(settings, card, torch.device("cpu"))
+    where = "params.yaml: recipes.digits-gan."
+    training = begun(settings, card, torch.device("cpu"), where)
     monkeypatch.setattr(loop, "step", lambda *_: torch.empty(2**60))
     with pytest.raises(UserError, match=r"^params.yaml: recipes.digits-gan.train: a step does not .* smaller `batch`"):
-        go_on(training, settings, data, Path("checkpoint"), Watcher(), "train")
+        go_on(training, settings, data, Path("checkpoint"), Watcher(), "train", where)
     monkeypatch.setattr(loop, "step", lambda *_: torch.empty(2, 3) @ torch.empty(2))
     with pytest.raises(RuntimeError, match="size mismatch"):  # a fault of ours stays one
-        go_on(training, settings, data, Path("checkpoint"), Watcher(), "train")
+        go_on(training, settings, data, Path("checkpoint"), Watcher(), "train", where)

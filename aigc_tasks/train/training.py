@@ -77,7 +77,8 @@ def train(name: str) -> None:
 
     torch.manual_seed(compute.seeded(knobs.seed, INITIAL))
     card = card_of(settings, data, inputs.fingerprint)
-    training = begun(settings, card, device)
+    where = f"{layout.PARAMS}: recipes.{name}."
+    training = begun(settings, card, device, where)
     loop.resume(training, work / "checkpoint.safetensors")
 
     client = tracking.open_client()
@@ -86,7 +87,8 @@ def train(name: str) -> None:
     try:
         with tracking.system_metrics(run_id):
             watcher = Looker(curves, settings, card, work, data.train.images)
-            go_on(training, settings, data.train, work / "checkpoint.safetensors", watcher, f"train {name}")
+            path = work / "checkpoint.safetensors"
+            go_on(training, settings, data.train, path, watcher, f"train {name}", where)
             curves.flush()
         with layout.written_whole(layout.model(name)) as folder:
             model.save_model(folder, card, training.ema)
@@ -104,10 +106,13 @@ def train(name: str) -> None:
     shutil.rmtree(work)
 
 
-def begun(settings: Recipe, card: Card, device: torch.device) -> loop.Training:
-    """The training before its first step; raises ``UserError`` if networks do not suit the images or the machine."""
+def begun(settings: Recipe, card: Card, device: torch.device, where: str) -> loop.Training:
+    """The training before its first step; raises ``UserError`` if networks do not suit the images or the machine.
+
+    ``where`` the knobs stand is put before what is wrong with one.
+    """
     with (
-        naming(f"{layout.PARAMS}: recipes.{settings.name}."),
+        naming(where),
         compute.within_memory("model: networks as large as these do not fit into memory; set a smaller `width`"),
     ):
         networks = settings.family.networks(settings.network, card.shape, len(card.classes))
@@ -116,25 +121,29 @@ def begun(settings: Recipe, card: Card, device: torch.device) -> loop.Training:
 
 
 def go_on(
-    training: loop.Training, settings: Recipe, data: arrays.Split, path: Path, watcher: loop.Watcher, label: str
+    training: loop.Training,
+    settings: Recipe,
+    data: arrays.Split,
+    path: Path,
+    watcher: loop.Watcher,
+    label: str,
+    where: str,
 ) -> None:
     """The loop to the last step, behind a bar; raises ``UserError`` if the machine cannot hold or compile a step."""
-    knobs, where = settings.train, f"{layout.PARAMS}: recipes.{settings.name}"
     with (
-        progress(label, knobs.steps, training.step) as update,
+        progress(label, settings.train.steps, training.step) as update,
         compute.within_memory(
-            f"{where}.train: a step does not fit into memory; set a smaller `batch`, `accumulate: 2`, or a smaller "
+            f"{where}train: a step does not fit into memory; set a smaller `batch`, `accumulate: 2`, or a smaller "
             "`width` under model"
         ),
     ):
         try:
-            loop.run(training, settings.family, knobs, data, path, watcher, update)
+            loop.run(training, settings.family, settings.train, data, path, watcher, update)
         except Exception as error:
-            if not compute.is_of_compiler(error):
+            if not compute.lacks_compiler(error):
                 raise
-            why = str(error).splitlines()[0]
-            mend = "install a C++ compiler (CXX says which), or set `compile: false`"
-            raise UserError(f"{where}.train.compile: the network cannot be compiled ({why}); {mend}") from None
+            mend = "install one (CXX says which), or set `compile: false`"
+            raise UserError(f"{where}train.compile: no C++ compiler was found that works; {mend}") from None
 
 
 def broken_off(client: MlflowClient, run_id: str, curves: Curves, error: BaseException) -> None:

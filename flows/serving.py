@@ -114,7 +114,7 @@ def put_back(client: SyncPrefectClient, run: FlowRun, recipe: str) -> str:
         else:
             recipes.recipe(recipe)
     except UserError as error:
-        return f"{recipe} does not go on yet: {error}"
+        return f"{recipe} does not go on before this is mended, and this command started again: {error}"
     state: State = Scheduled(message="killed; goes on from its checkpoint")
     if why is not None:
         state = Cancelled(message=f"killed; {why}")

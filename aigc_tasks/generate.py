@@ -23,7 +23,7 @@ from aigc_tasks import layout
 from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 from aigc_tasks.postprocess import saving
-from aigc_tasks.product import BATCH, Batch, Maker
+from aigc_tasks.product import BATCH, Batch
 from aigc_tasks.progress import progress
 from aigc_tasks.promote import registry, served
 from aigc_tasks.promote.register import FILES, mended
@@ -37,7 +37,7 @@ Format = Literal["png", "webp", "npy"]
 def generate(address: str, count: int, label: str | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """uint8 N×C×H×W and class numbers N from a product's version; raises ``UserError``."""
     _, version = registry.find(address)
-    return Maker(served.folder(version)).images(count, label, seed)
+    return served.loaded(version).images(count, label, seed)
 
 
 def write(
@@ -52,7 +52,7 @@ def write(
     """The same into files, batch by batch; goes on where it was stopped. Returns what was done, in words."""
     product, found = registry.find(address)
     version = mended(found)
-    maker = Maker(served.folder(version), options)
+    maker = served.loaded(version, options)
     maker.number(label)
     asked = {
         "product": product.name, "version": int(version.version), "files": version.tags.get(FILES),

@@ -20,6 +20,7 @@ import pytest
 from conftest import TIMEOUT, Project, error
 from market import PRODUCT
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from aigc_tasks import lifeline, product, servers
 from aigc_tasks.card import shares
@@ -217,6 +218,16 @@ def test_the_recipes_post_processing_comes_along(market: Project, monkeypatch: p
     images, labels = generate(PRODUCT, 20, "4")
     assert images.shape == (20, 1, 16, 16)
     assert set(labels) == {4}
+
+
+def test_a_version_that_other_code_made_is_one_line(live: Project) -> None:
+    version = live.mlflow().get_model_version_by_alias(PRODUCT, "champion")
+    model = version.source.removeprefix("models:/")
+    (weights,) = live.path.glob(f"mlruns/artifacts/*/models/{model}/artifacts/artifacts/product/model.safetensors")
+    save_file({name: values.flatten() for name, values in load_file(weights).items()}, weights)
+    said = error(live.run("aigc", "generate", PRODUCT, "--out", "lost").stderr)
+    assert said.startswith(f"error: {PRODUCT} version 2 cannot be loaded by the code as it is now (")
+    assert said.endswith("delete the version in MLflow: the product goes on without it")
 
 
 NEEDED_BY_A_STAGE = (

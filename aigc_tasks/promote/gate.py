@@ -23,7 +23,6 @@ from aigc_tasks.evaluate import confidence, quality
 from aigc_tasks.evaluate.evaluation import COMPARED, fitting
 from aigc_tasks.features import judge as judges
 from aigc_tasks.modalities import image
-from aigc_tasks.product import Maker
 from aigc_tasks.promote import Gate, served
 from aigc_tasks.promote.decision import Criterion, Decision
 from aigc_tasks.recipe import Recipe
@@ -64,7 +63,7 @@ class Court:
         known = version.tags.get(MEASURED)
         if known and json.loads(known)["key"] == key:
             return Measured(**json.loads(known))
-        maker = loaded(version)
+        maker = served.loaded(version)
         fids, found = [], set()
         for drawing in range(self.gate.drawings):
             images = as_seen(maker.measured(size, drawing).images, self.data.shape)
@@ -79,20 +78,6 @@ def as_seen(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     if len(images[0]) != shape[0]:
         images = np.stack([image.coloured(sample, shape[0]) for sample in images])
     return fitting(images, shape)
-
-
-def loaded(version: ModelVersion) -> Maker:
-    """Raises ``UserError`` where this checkout's code cannot use what another one's made."""
-    try:
-        return Maker(served.folder(version))
-    except UserError:
-        raise
-    except Exception as error:  # pydantic's or torch's
-        said = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{version.name} version {version.version} cannot be loaded by the code as it is now ({said}); "
-            f"go back to the code that made it, or roll it back: aigc rollback {version.name} --reason …"
-        ) from None
 
 
 def court(settings: Recipe) -> Court:

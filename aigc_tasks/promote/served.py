@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aigc_tasks import layout, tracking
 from aigc_tasks.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+    from aigc_tasks.product import Maker
 
 PRODUCT = "product"  # the name that its folder is logged under
 NEEDED = ("model.json", "model.safetensors", "quality.json")  # of its files, to draw with it and to compare it
@@ -44,9 +46,7 @@ class Served(NamedTuple):
 
 def ask(version: ModelVersion, images: int, seconds: float) -> Served:
     """Load the version as a server would, outside the checkout, and let it make some images twice."""
-    from aigc_tasks.product import Maker
-
-    expected = hashlib.sha256(Maker(folder(version)).images(images)[0].tobytes()).hexdigest()
+    expected = hashlib.sha256(loaded(version).images(images)[0].tobytes()).hexdigest()
     command = [sys.executable, "-I", "-c", PROGRAM, f"models:/{version.name}/{version.version}", str(images)]
     with tempfile.TemporaryDirectory() as elsewhere:
         env = {**os.environ, "MLFLOW_TRACKING_URI": tracking.tracking_uri()}
@@ -61,6 +61,23 @@ def ask(version: ModelVersion, images: int, seconds: float) -> Served:
         return Served(trouble=said[-1])
     answer = json.loads(done.stdout.splitlines()[-1])
     return Served(answer["seconds"], answer["digest"] == expected)
+
+
+def loaded(version: ModelVersion, options: dict[str, Any] | None = None) -> Maker:
+    """What makes the version's images; raises ``UserError``, also where this checkout's code cannot use another's."""
+    from aigc_tasks.product import Maker  # imports torch
+
+    place = folder(version)
+    try:
+        return Maker(place, options)
+    except UserError:
+        raise
+    except Exception as error:  # pydantic's or torch's
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{version.name} version {version.version} cannot be loaded by the code as it is now ({said}); go back to "
+            "the code that made it, or delete the version in MLflow: the product goes on without it"
+        ) from None
 
 
 def folder(version: ModelVersion) -> Path:

@@ -79,7 +79,8 @@ def train(name: str) -> None:
     card = card_of(settings, data, inputs.fingerprint)
     where = f"{layout.PARAMS}: recipes.{name}."
     training = begun(settings, card, device, where)
-    loop.resume(training, work / "checkpoint.safetensors")
+    path = work / "checkpoint.safetensors"
+    loop.resume(training, path)
 
     client = tracking.open_client()
     run_id = open_run(client, settings, inputs, work, data)
@@ -87,7 +88,6 @@ def train(name: str) -> None:
     try:
         with tracking.system_metrics(run_id):
             watcher = Looker(curves, settings, card, work, data.train.images)
-            path = work / "checkpoint.safetensors"
             go_on(training, settings, data.train, path, watcher, f"train {name}", where)
             curves.flush()
         with layout.written_whole(layout.model(name)) as folder:

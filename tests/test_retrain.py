@@ -479,10 +479,18 @@ def test_the_branch_is_brought_from_where_it_is_pushed_to(tmp_path: Path, monkey
 def test_what_git_says_is_its_reason_and_no_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git("init", "--quiet")
-    monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    monkeypatch.setenv("LANGUAGE", "de")  # in which git speaks where its translations are installed
     with pytest.raises(UserError, match=r"^git ls-remote: '/gone.git' does not appear to be a git repository$"):
         git("ls-remote", "/gone.git")
+
+
+def test_git_speaks_english_where_its_words_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of one that only says what it would speak: git's translations are not installed everywhere."""
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "git").touch(0o755)
+    (tmp_path / "git").write_text('#!/bin/sh\necho "$LC_ALL:$LANGUAGE"\n')
+    assert git("status") == "C.UTF-8:"
 
 
 def test_a_full_disk_is_said_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import SIZE, bomb, encoded, noise
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFilter
 
 from aigc_tasks.clean import Checks, Knobs
 from aigc_tasks.clean.decoding import Flaw, Picture, decoded
@@ -96,17 +96,33 @@ def test_a_turned_photograph_is_upright(orientation: int) -> None:
     assert found.flags == (["odd mode (turned upright)"] if orientation > 1 else [])
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(401, 400), (640, 480), (1601, 903)])
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(size: tuple[int, int], orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(smooth().resize(size, Image.Resampling.BICUBIC), "JPEG", exif=exif)
     whole, sparing = read(content, "a.jpg"), read(content, "a.jpg", size=32)
-    assert sparing.size == whole.size == whole.pixels.size == (size[::-1] if orientation == 6 else size)
-    assert 3 * 32 <= min(sparing.pixels.size) <= min(size) // 2 + 1
-    expected, found = (np.asarray(fitted(one.pixels, Knobs(size=32)), int) for one in (whole, sparing))
-    assert np.abs(expected - found).max() <= 3
+    assert sparing.size == whole.size == whole.pixels.size == (size[::-1] if orientation > 4 else size)
+    assert 2 * 32 <= min(sparing.pixels.size) <= min(size) // 2 + 1
+    for crop in ("centre", "stretch", "pad"):
+        knobs = Knobs(size=32, crop=crop)
+        expected, found = (np.asarray(fitted(one.pixels, knobs, one.margins), int) for one in (whole, sparing))
+        assert np.abs(expected - found).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_a_decoder_rounds_up_moves_nothing(orientation: int) -> None:
+    """A JPEG 89 pixels wide is 45 wide at a half, of which the last shows but half a pixel."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn = Image.new("RGB", (89, 109), "white")
+    drawn.paste("black", (60, 70, 74, 84))
+    content = encoded(drawn.filter(ImageFilter.GaussianBlur(2)), "JPEG", exif=exif, quality=95)
+    whole, sparing = read(content, "a.jpg"), read(content, "a.jpg", size=16)
+    expected, found = (np.asarray(fitted(one.pixels, Knobs(size=16), one.margins), int) for one in (whole, sparing))
+    assert min(sparing.pixels.size) == 45
+    assert np.abs(expected - found).max() <= 5
 
 
 def test_damage_is_found_in_a_large_jpeg_that_is_decoded_smaller() -> None:

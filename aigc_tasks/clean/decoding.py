@@ -10,7 +10,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from posixpath import splitext
@@ -40,17 +40,17 @@ SCANS = 500  # of a progressive JPEG: each is a pass over the whole picture, and
 PAGES = 1000  # of a TIFF that are counted: Pillow compares each with all before it
 TILE = (322, 323)  # TIFF's tags: width and height
 ZEROS = bytes(256)  # at the end of a compressed picture: its length came, its content never did
-TURNS = {  # by EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+UNTURNED = None, (0, 1, 2, 3)
+TURNS = {  # by EXIF's orientation: how to turn it, and which edges (left, top, right, bottom) become these four
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
+    3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, 3, 2, 1)),
+    5: (Image.Transpose.TRANSPOSE, (1, 0, 3, 2)),
+    6: (Image.Transpose.ROTATE_270, (3, 0, 1, 2)),
+    7: (Image.Transpose.TRANSVERSE, (3, 2, 1, 0)),
+    8: (Image.Transpose.ROTATE_90, (1, 2, 3, 0)),
 }
-SIDEWAYS = {TURNS[orientation] for orientation in (5, 6, 7, 8)}  # which exchange width and height
-GAP = 3.0  # a large picture is made smaller by whole blocks first, to no less than so many times the size asked for
+GAP = 2.0  # a large picture is made smaller by whole blocks first, to no less than so many times the size asked for
 Image.MAX_IMAGE_PIXELS = None  # `pixels` in params.yaml is the bound, which is checked before decoding
 
 
@@ -65,6 +65,7 @@ class Picture:
     pixels: Image.Image  # of a large JPEG perhaps fewer than the file has: see `sparing`
     mode: str  # in the file
     size: tuple[int, int]  # width and height in the file, upright
+    margins: Sequence[float] = (0, 0, 0, 0)  # of `pixels` beyond the picture's left, top, right and bottom edge
     contrast: float | None = None  # before it was fitted, where that tells more
     reason: str | None = None  # why it is dropped all the same
     flags: list[str] = field(default_factory=list)
@@ -103,8 +104,9 @@ def looked_at(file: ImageFile.ImageFile, content: bytes, name: str, knobs: Knobs
     levels = str(tiles[0].args) if tiles else ""
     if file.mode == "I" and ";32" in levels:
         raise Flaw("unreadable (more than 16 bits)")
+    margins: Sequence[float] = found.margins
     try:
-        sparing(file, knobs.size)
+        margins = sparing(file, knobs.size)
         file.load()
         if breaks_off(file.format, content):
             judge(found, checks.truncated, "truncated")
@@ -114,10 +116,11 @@ def looked_at(file: ImageFile.ImageFile, content: bytes, name: str, knobs: Knobs
         judge(found, checks.truncated, "truncated")
         if found.reason:
             raise Flaw(found.reason) from None
-        file = remains(content)
+        file, margins = remains(content), found.margins
     conversions = ["16 bit"] if DEEP.search(levels) else []
-    turn = turn_of(file)
-    if turn in SIDEWAYS:
+    turn, edges = turn_of(file)
+    found.margins = [margins[edge] for edge in edges]
+    if edges[0] % 2:  # it lies on its side
         found.size = found.size[1], found.size[0]
     found.pixels = plain(upright(file, turn, conversions), conversions)
     for conversion in conversions:
@@ -137,14 +140,18 @@ def defused(file: ImageFile.ImageFile, content: bytes, pixels: int) -> None:
         raise Flaw(f"bomb ({scans} scans)")
 
 
-def sparing(file: ImageFile.ImageFile, side: int | None) -> None:
+def sparing(file: ImageFile.ImageFile, side: int | None) -> tuple[float, float, float, float]:
     """Have a JPEG that is far larger than the square of ``side`` pixels it is for decoded at a half, quarter or eighth.
 
     The decoder then averages each block in the domain of frequencies, which takes a fraction of the time; ``GAP`` times
-    the size stay to be filtered. All of the file is read all the same: damage is found as before.
+    the size stay to be filtered. All of the file is read all the same: damage is found as before. Returns the margins:
+    the decoder rounds width and height up, and of the last column and row a part lies beyond the picture.
     """
-    if side and file.format in ("JPEG", "MPO"):
-        file.draft(None, (int(GAP * side),) * 2)
+    drafted = file.draft(None, (int(GAP * side),) * 2) if side and file.format in ("JPEG", "MPO") else None
+    if drafted is None:
+        return (0, 0, 0, 0)
+    _, (_, _, width, height) = drafted
+    return (0, 0, file.width - width, file.height - height)
 
 
 def pages(file: ImageFile.ImageFile) -> int:
@@ -204,12 +211,12 @@ def remains(content: bytes) -> ImageFile.ImageFile:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def turn_of(picture: Image.Image) -> Image.Transpose | None:
+def turn_of(picture: Image.Image) -> tuple[Image.Transpose | None, tuple[int, int, int, int]]:
     """What turns the picture as the camera was held, by its EXIF."""
     try:
-        return TURNS.get(picture.getexif().get(0x0112, 1))
+        return TURNS.get(picture.getexif().get(0x0112, 1), UNTURNED)
     except Exception:  # broken EXIF says nothing, and raises anything
-        return None
+        return UNTURNED
 
 
 def upright(picture: Image.Image, turn: Image.Transpose | None, conversions: list[str]) -> Image.Image:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 
 from aigc_tasks.clean import Knobs
 from aigc_tasks.clean.decoding import GAP
@@ -12,20 +14,34 @@ FILTERS = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
 SCALE = 64  # pixels of the longer side at which a smart crop looks for edges
 
 
-def fitted(picture: Image.Image, knobs: Knobs) -> Image.Image:
-    """``picture`` (mode L or RGB) as a square of ``knobs.size`` pixels a side, antialiased; as it is without a size."""
+def fitted(picture: Image.Image, knobs: Knobs, margins: Sequence[float] = (0, 0, 0, 0)) -> Image.Image:
+    """``picture`` (mode L or RGB) as a square of ``knobs.size`` pixels a side, antialiased; as it is without a size.
+
+    ``margins`` are pixels at its left, top, right and bottom that lie beyond what it shows; they are cut off.
+    """
     if knobs.size is None or picture.size == (knobs.size, knobs.size):
         return picture
-    square, resample = (knobs.size, knobs.size), FILTERS[knobs.resample]
-    if knobs.crop == "pad":
-        return ImageOps.pad(picture, square, resample)
-    box = (0.0, 0.0, float(picture.width), float(picture.height))
-    if knobs.crop != "stretch":
+    left, top, right, bottom = margins
+    width, height = picture.width - left - right, picture.height - top - bottom
+    if knobs.crop in ("centre", "smart"):
         x, y = (0.5, 0.5) if knobs.crop == "centre" else busiest(picture)
-        side = min(picture.size)
-        left, top = x * (picture.width - side), y * (picture.height - side)
-        box = (left, top, left + side, top + side)
-    return picture.resize(square, resample, box, reducing_gap=GAP)
+        side = min(width, height)
+        left, top = left + x * (width - side), top + y * (height - side)
+        width = height = side
+    size = knobs.size, knobs.size
+    if knobs.crop == "pad":
+        longer = max(width, height)
+        size = max(1, round(width / longer * knobs.size)), max(1, round(height / longer * knobs.size))
+    box = (left, top, left + width, top + height)
+    small = picture.resize(size, FILTERS[knobs.resample], box, reducing_gap=GAP)
+    return small if small.width == small.height else padded(small, knobs.size)
+
+
+def padded(picture: Image.Image, side: int) -> Image.Image:
+    """In the middle of a black square."""
+    square = Image.new(picture.mode, (side, side))
+    square.paste(picture, (round((side - picture.width) / 2), round((side - picture.height) / 2)))
+    return square
 
 
 def busiest(picture: Image.Image) -> tuple[float, float]:

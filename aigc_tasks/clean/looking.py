@@ -230,7 +230,7 @@ def examined(row: raw.Row, knobs: Knobs, side: Any) -> tuple[dict[str, Any], Pic
     try:
         found = opened(row, knobs)
         facts |= {"mode": found.mode, "width": found.size[0], "height": found.size[1]}
-        small = fitted(found.pixels, knobs)
+        small = fitted(found.pixels, knobs, found.margins)
         if knobs.size is None and small.size != side:
             raise Flaw(f"size differs ({small.width}×{small.height})")
     except Flaw as flaw:

@@ -17,7 +17,6 @@ from conftest import TIMEOUT, Project
 from folders import add, manifest
 from pictures import encoded, photograph
 
-from aigc_tasks.acquire import raw
 from aigc_tasks.clean import looking
 
 pytestmark = pytest.mark.slow
@@ -91,7 +90,7 @@ def test_a_killed_cleaning_leaves_nothing_running_and_goes_on(
     for moment in moments:
         before = looked_at(killed)
         children = kill_when(killed, lambda moment=moment, before=before: moment(before))
-        assert children or (total - before) * raw.GROUP_ROWS <= looking.FEW + raw.GROUP_ROWS
+        assert children or total - before <= looking.FEW + 1
         _, alive = psutil.wait_procs(children, timeout=30)
         assert alive == []
         assert not (killed.path / "data/clean/wild").exists()

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -124,9 +124,10 @@ def looked_at(folder: Path, missing: list[tuple[raw.Chunk, Path]], knobs: Knobs,
     try:
         while waiting or running:
             try:
-                while waiting and len(running) < AHEAD * cores:
-                    running.append((pool.submit(look, folder, *waiting[0], knobs, side), *waiting[0]))
-                    waiting.popleft()
+                with lifeline.deaf():
+                    while waiting and len(running) < AHEAD * cores:
+                        running.append((pool.submit(look, folder, *waiting[0], knobs, side), *waiting[0]))
+                        waiting.popleft()
                 running[0][0].result()
                 running.popleft()
             except BrokenProcessPool:
@@ -136,6 +137,10 @@ def looked_at(folder: Path, missing: list[tuple[raw.Chunk, Path]], knobs: Knobs,
                 look_carefully(folder, *waiting.popleft(), knobs, side)
                 pool = processes(cores)
             yield
+    except BaseException:
+        for process in active_children():  # which would first finish what they have been given
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

@@ -7,7 +7,9 @@ and a few chunks, however many samples there are. Results depend on the entries 
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 
 from aigc_tasks import layout
 from aigc_tasks.acquire import raw
-from aigc_tasks.clean import Knobs, judging, looking
+from aigc_tasks.clean import Knobs, looking
 from aigc_tasks.recipe import dataset
 
 
@@ -23,7 +25,11 @@ def clean(name: str) -> None:
     """The stage: ``data/raw/NAME`` to ``data/clean/NAME`` and ``reports/data/NAME.html``."""
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it was given for good
     knobs = dataset(name).clean
-    judging.judge(name, knobs, *table(layout.raw(name), knobs, layout.LOCAL / "clean" / name, f"clean {name}"))
+    Thread(target=import_module, args=["aigc_tasks.clean.judging"]).start()  # pandas and pandera take most of a second
+    found, paths = table(layout.raw(name), knobs, layout.LOCAL / "clean" / name, f"clean {name}")
+    from aigc_tasks.clean import judging
+
+    judging.judge(name, knobs, found, paths)
 
 
 def table(folder: Path, knobs: Knobs, work: Path, label: str) -> tuple[pa.Table, list[Path]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from itertools import compress
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pandas as pd
@@ -15,11 +13,10 @@ import pyarrow.parquet as pq
 
 from aigc_tasks import layout
 from aigc_tasks.acquire import raw
-from aigc_tasks.clean import Knobs, duplicates, outliers, profile, report, schema, splitting
-from aigc_tasks.clean.arrays import SPLITS, in_order
+from aigc_tasks.clean import Knobs, duplicates, outliers, profile, report, schema, splitting, writing
+from aigc_tasks.clean.arrays import in_order
 from aigc_tasks.clean.parts import Parts
 from aigc_tasks.errors import UserError
-from aigc_tasks.modalities import image
 
 COLUMNS = [
     "id", "source", "sha256", "file_sha256", "label", "split", "row", "reason", "flags",
@@ -67,7 +64,7 @@ def judge(name: str, knobs: Knobs, found: pa.Table, paths: list[Path]) -> None:
     with layout.written_whole(layout.clean(name)) as target:
         layout.replace(target / "report.json", json.dumps(said, indent=2, ensure_ascii=False) + "\n")
         profile.write(target / "profile.npz", described(rows, parts))
-        write(rows, parts, target)
+        writing.write(rows, parts, target)
         memory.release_unused()
         save(manifest, target / "manifest.parquet")
     print(f"clean {name}  {said['kept']} of {said['samples']} samples kept, {said['splits']}")
@@ -120,31 +117,6 @@ def save(manifest: pd.DataFrame, path: Path) -> None:
         for at in range(0, len(manifest), schema.PORTION):
             portion = manifest.iloc[at : at + schema.PORTION]
             file.write(pa.Table.from_pandas(portion, preserve_index=False, nthreads=1))  # each thread has its own heap
-
-
-def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
-    """``train.npy``, ``val.npy`` and ``test.npy``: each sample of what is kept in the row that the table says."""
-    kept = rows.index[rows["reason"].isna()].to_numpy()
-    channels = int(rows.loc[kept, "channels"].max())
-    with ExitStack() as stack:
-        arrays: dict[str, tuple[IO[bytes], int]] = {}
-        for some, pixels in parts.pixels(kept):
-            # a grey one among colours was repeated: any of its channels is it
-            pixels = image.coloured(pixels, 3) if channels == 3 else pixels[:, :1]
-            if not arrays:
-                for split in SPLITS:
-                    file: IO[bytes] = stack.enter_context(open(folder / f"{split}.npy", "wb"))
-                    shape = (int((rows["split"] == split).sum()), *pixels.shape[1:])
-                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    arrays[split] = file, file.tell()
-            splits, places = rows.loc[some, "split"].to_numpy(), rows.loc[some, "row"].to_numpy(np.int64)
-            for split, (file, start) in arrays.items():
-                own = np.flatnonzero(splits == split)
-                own = own[np.argsort(places[own])]
-                for run in np.split(own, np.flatnonzero(np.diff(places[own]) != 1) + 1) if len(own) else []:
-                    file.seek(start + int(places[run[0]]) * pixels[0].nbytes)
-                    file.write(np.ascontiguousarray(pixels[run]).data)
 
 
 def described(rows: pd.DataFrame, parts: Parts) -> profile.Profile:

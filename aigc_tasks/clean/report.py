@@ -133,16 +133,9 @@ def page(
     before ("added", "changed", "removed"); None in the first version. ``trouble``: why the stage failed, if it did; the
     manifest may lack its splits then.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "visible": visible, "shortened": shortened, "share": share, "hash": hashed, "embedded": embedded,
-        "number": "{:,}".format,
-    }  # fmt: skip
     dropped, flagged = found(manifest)
     twins = {twin for _, _, twin, _ in pictures.pairs}
-    return environment.get_template("report.jinja").render(
+    return PAGE.render(
         name=name,
         trouble=trouble,
         divided=bool(manifest["split"].notna().any()),
@@ -304,3 +297,13 @@ def embedded(pixels: np.ndarray, side: int) -> str:
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     picture.save(content, "PNG")
     return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
+ENVIRONMENT.filters |= {
+    "visible": visible, "shortened": shortened, "share": share, "hash": hashed, "embedded": embedded,
+    "number": "{:,}".format,
+}  # fmt: skip
+PAGE = ENVIRONMENT.get_template("report.jinja")

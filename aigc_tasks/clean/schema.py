@@ -82,6 +82,7 @@ def checks(*rules: Callable[[pd.DataFrame], pd.Series]) -> list[pa.Check]:
 ROWS = pa.DataFrameSchema(COLUMNS, checks(divided, measured), strict=True, ordered=True)
 WHOLE = pa.DataFrameSchema(checks=checks(single, numbered, twinned))
 STRICTER = pa.DataFrameSchema(checks=checks(apart))
+pa.DataFrameSchema.register_default_backends(pd.DataFrame)  # which the first validation would wait for
 
 
 def validated(manifest: pd.DataFrame, duplicates: bool = False) -> None:

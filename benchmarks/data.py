@@ -70,6 +70,7 @@ def fitted(path: Path) -> bytes:
 def plain(folder: Path, cores: int) -> float:
     """Seconds to decode, resize and write all files."""
     folder.with_name("plain.bin").unlink(missing_ok=True)
+    os.sync()  # what was written before is not waited for in here; so in `stage`
     files, began = sorted(folder.rglob("*.jpg")), time.perf_counter()
     with Pool(cores) as pool, open(folder.with_name("plain.bin"), "wb") as target:
         for pixels in pool.imap(fitted, files, chunksize=64):
@@ -79,6 +80,7 @@ def plain(folder: Path, cores: int) -> float:
 
 def stage(*command: str) -> tuple[float, float, float]:
     """Seconds and the peaks of memory in MiB, of the stage's own process and of all that it starts together."""
+    os.sync()
     child = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
     peaks, ended, began = [0.0, 0.0], threading.Event(), time.perf_counter()
 

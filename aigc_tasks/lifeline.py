@@ -208,13 +208,23 @@ def end_with_runner() -> None:
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
-    """What is started in here does not hear Ctrl-C, from its first moment on; this process hears it a little later."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block has ended: half a start of a process leaves that with nothing to do.
+
+    What is started in here never hears Ctrl-C, which every process of a terminal is sent.
+    """
+    came: list[int] = []
+    signs = signal.SIGINT, signal.SIGTERM
+    before = {sign: signal.signal(sign, lambda number, _: came.append(number)) for sign in signs}
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def end_with_parent(parent: int) -> None:

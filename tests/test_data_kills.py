@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -99,6 +100,22 @@ def test_a_killed_cleaning_leaves_nothing_running_and_goes_on(
     assert new_chunks(killed.check(sys.executable, "-m", "aigc_tasks.clean", "wild")) == total - finished
     assert written(killed) == written(calm)
     assert unfinished(killed) == []
+
+
+@pytest.mark.parametrize("chunks", [0, 1])  # as its processes start, and when they are at work
+def test_ctrl_c_ends_cleaning_without_words(new_project: Callable[[str], Project], many: Path, chunks: int) -> None:
+    project = acquired(new_project("stopped"), many)
+    process = project.start(sys.executable, "-m", "aigc_tasks.clean", "wild", start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT
+    while len(children := psutil.Process(process.pid).children()) < 3 or looked_at(project) < chunks:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert psutil.wait_procs(children, timeout=TIMEOUT)[1] == []
+    assert not (project.path / "data/clean/wild").exists()
 
 
 @pytest.mark.parametrize("stage", ["acquire", "clean"])

@@ -124,7 +124,7 @@ def looked_at(folder: Path, missing: list[tuple[raw.Chunk, Path]], knobs: Knobs,
     try:
         while waiting or running:
             try:
-                with lifeline.deaf():
+                with lifeline.undisturbed():
                     while waiting and len(running) < AHEAD * cores:
                         running.append((pool.submit(look, folder, *waiting[0], knobs, side), *waiting[0]))
                         waiting.popleft()

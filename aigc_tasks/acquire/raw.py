@@ -53,6 +53,7 @@ class Chunk(NamedTuple):
     file: str
     group: int
     rows: int
+    bytes: int
 
 
 class Row(NamedTuple):
@@ -76,10 +77,10 @@ def versions(folder: Path) -> list[dict[str, Any]]:
 def chunks(folder: Path) -> list[Chunk]:
     """All row groups, in the order they were written; raises ``UserError`` if this is not a raw data set."""
     return [
-        Chunk(path.name, group, metadata.row_group(group).num_rows)
+        Chunk(path.name, number, group.num_rows, group.total_byte_size)
         for path in parts(folder)
         for metadata in [opened(path).metadata]
-        for group in range(metadata.num_row_groups)
+        for number, group in enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
     ]
 
 

@@ -37,7 +37,7 @@ from aigc_tasks.errors import UserError
 from aigc_tasks.modalities import image
 from aigc_tasks.progress import progress
 
-FEW = 4  # chunks, which are looked at here: other processes take a second to start
+FEW, LITTLE = 2_000, 64 << 20  # entries and bytes, which are looked at here: other processes take a second to start
 AHEAD = 4  # chunks given out per process, so that none waits and memory stays flat
 HASHED = 16  # pixels of a side; a perceptual hash of a smaller picture tells little
 DEADLY = "unreadable (ends the process that decodes it)"
@@ -114,7 +114,8 @@ def first_side(folder: Path, chunks: list[raw.Chunk], knobs: Knobs) -> tuple[int
 def looked_at(folder: Path, missing: list[tuple[raw.Chunk, Path]], knobs: Knobs, side: Any) -> Iterator[None]:
     """Look at the chunks, in order, as many at a time as there are cores; raises ``UserError``."""
     cores = workers()
-    if cores == 1 or len(missing) <= FEW:
+    rows, size = sum(chunk.rows for chunk, _ in missing), sum(chunk.bytes for chunk, _ in missing)
+    if cores == 1 or (rows <= FEW and size <= LITTLE):
         for chunk, path in missing:
             look(folder, chunk, path, knobs, side)
             yield

@@ -209,22 +209,21 @@ def end_with_runner() -> None:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block has ended: half a start of a process leaves that with nothing to do.
-
-    What is started in here never hears Ctrl-C, which every process of a terminal is sent.
+    """Ctrl-C and SIGTERM wait until the block has ended: a process whose start is broken off has nothing to read and
+    says so by a traceback. What is started in here never hears Ctrl-C, which every process of a terminal is sent.
     """
     came: list[int] = []
     signs = signal.SIGINT, signal.SIGTERM
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = {sign: signal.signal(sign, lambda number, _: came.append(number)) for sign in signs}
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for sign, handler in before.items():
             signal.signal(sign, handler)
-        if came:
-            signal.raise_signal(came[0])
+        for number in came:
+            signal.raise_signal(number)
 
 
 def end_with_parent(parent: int) -> None:

@@ -7,6 +7,7 @@ and a few chunks, however many samples there are. Results depend on the entries 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -25,11 +26,17 @@ def clean(name: str) -> None:
     """The stage: ``data/raw/NAME`` to ``data/clean/NAME`` and ``reports/data/NAME.html``."""
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it was given for good
     knobs = dataset(name).clean
-    Thread(target=import_module, args=["aigc_tasks.clean.judging"]).start()  # pandas and pandera take most of a second
+    Thread(target=import_ahead).start()
     found, paths = table(layout.raw(name), knobs, layout.LOCAL / "clean" / name, f"clean {name}")
     from aigc_tasks.clean import judging
 
     judging.judge(name, knobs, found, paths)
+
+
+def import_ahead() -> None:
+    """Pandas and pandera take most of a second, which pass while pictures are looked at."""
+    with suppress(Exception):  # who needs them then is told
+        import_module("aigc_tasks.clean.judging")
 
 
 def table(folder: Path, knobs: Knobs, work: Path, label: str) -> tuple[pa.Table, list[Path]]:

@@ -138,11 +138,9 @@ def looked_at(folder: Path, missing: list[tuple[raw.Chunk, Path]], knobs: Knobs,
                 look_carefully(folder, *waiting.popleft(), knobs, side)
                 pool = processes(cores)
             yield
-    except BaseException:
-        for process in active_children():  # which would first finish what they have been given
-            process.kill()
-        raise
     finally:
+        for process in active_children() if running else ():  # they would first finish what they have been given
+            process.kill()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -180,8 +178,10 @@ def look_carefully(folder: Path, chunk: raw.Chunk, path: Path, knobs: Knobs, sid
 def survived(function: Callable[..., None], *arguments: Any) -> bool:
     """Whether a process of its own lives through the call."""
     with processes(1) as pool:
+        with lifeline.undisturbed():
+            call = pool.submit(function, *arguments)
         try:
-            pool.submit(function, *arguments).result()
+            call.result()
         except BrokenProcessPool:
             return False
     return True

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Event
 from typing import IO
 
 import numpy as np
@@ -30,10 +31,14 @@ def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
             starts[split] = file.tell()
     splits, places = rows["split"].to_numpy(object), rows["row"].to_numpy(np.int64, na_value=-1)
 
+    ended = Event()
+
     def copy(own: np.ndarray) -> None:
         with ExitStack() as stack:
             files = {split: stack.enter_context(open(folder / f"{split}.npy", "rb+")) for split in SPLITS}
             for some, found in parts.pixels(own):
+                if ended.is_set():
+                    return
                 # a grey one among colours was repeated: any of its channels is it
                 found = image.coloured(found, 3) if channels == 3 else found[:, :1]
                 for split, file in files.items():
@@ -41,8 +46,11 @@ def write(rows: pd.DataFrame, parts: Parts, folder: Path) -> None:
 
     thread = parts.chunk[kept] % THREADS
     with ThreadPoolExecutor(THREADS) as threads:
-        for copied in [threads.submit(copy, kept[thread == number]) for number in range(THREADS)]:
-            copied.result()
+        try:
+            for copied in as_completed([threads.submit(copy, kept[thread == number]) for number in range(THREADS)]):
+                copied.result()
+        finally:  # by Ctrl-C, say, or a full disk: threads would go on to their end
+            ended.set()
 
 
 def put(file: IO[bytes], start: int, places: np.ndarray, pixels: np.ndarray, chosen: np.ndarray) -> None:

@@ -120,7 +120,13 @@ def test_ctrl_c_and_sigterm_end_cleaning_without_words(
     new_project: Callable[[str], Project], many: Path, moment: str, sign: signal.Signals, code: int
 ) -> None:
     project = acquired(new_project("stopped"), many)
-    process = project.start(sys.executable, "-m", "aigc_tasks.clean", "wild", start_new_session=True)
+    process = project.start(
+        *(sys.executable, "-m", "aigc_tasks.clean", "wild"),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # tests in the background have none
+    )
     come: dict[str, Callable[[], bool]] = {
         "its processes start": lambda: len(psutil.Process(process.pid).children()) == 3,  # one counts what they share
         "they look": lambda: looked_at(project) > 0,

@@ -35,7 +35,7 @@ def clean(name: str) -> None:
 
 def import_ahead() -> None:
     """Pandas and pandera take most of a second, which pass while pictures are looked at."""
-    with suppress(Exception):  # who needs them then is told
+    with suppress(Exception):  # the import that waits for this one says it
         import_module("aigc_tasks.clean.judging")
 
 

@@ -40,6 +40,7 @@ SCANS = 500  # of a progressive JPEG: each is a pass over the whole picture, and
 PAGES = 1000  # of a TIFF that are counted: Pillow compares each with all before it
 TILE = (322, 323)  # TIFF's tags: width and height
 ZEROS = bytes(256)  # at the end of a compressed picture: its length came, its content never did
+NO_MARGINS = (0.0, 0.0, 0.0, 0.0)
 UNTURNED = None, (0, 1, 2, 3)
 TURNS = {  # by EXIF's orientation: how to turn it, and which edges (left, top, right, bottom) become these four
     2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
@@ -65,7 +66,7 @@ class Picture:
     pixels: Image.Image  # of a large JPEG perhaps fewer than the file has: see `sparing`
     mode: str  # in the file
     size: tuple[int, int]  # width and height in the file, upright
-    margins: Sequence[float] = (0, 0, 0, 0)  # of `pixels` beyond the picture's left, top, right and bottom edge
+    margins: Sequence[float] = NO_MARGINS  # of `pixels` beyond the picture's left, top, right and bottom edge
     contrast: float | None = None  # before it was fitted, where that tells more
     reason: str | None = None  # why it is dropped all the same
     flags: list[str] = field(default_factory=list)
@@ -104,9 +105,8 @@ def looked_at(file: ImageFile.ImageFile, content: bytes, name: str, knobs: Knobs
     levels = str(tiles[0].args) if tiles else ""
     if file.mode == "I" and ";32" in levels:
         raise Flaw("unreadable (more than 16 bits)")
-    margins: Sequence[float] = found.margins
     try:
-        margins = sparing(file, knobs.size)
+        found.margins = sparing(file, knobs.size)
         file.load()
         if breaks_off(file.format, content):
             judge(found, checks.truncated, "truncated")
@@ -116,10 +116,10 @@ def looked_at(file: ImageFile.ImageFile, content: bytes, name: str, knobs: Knobs
         judge(found, checks.truncated, "truncated")
         if found.reason:
             raise Flaw(found.reason) from None
-        file, margins = remains(content), found.margins
+        file, found.margins = remains(content), NO_MARGINS
     conversions = ["16 bit"] if DEEP.search(levels) else []
     turn, edges = turn_of(file)
-    found.margins = [margins[edge] for edge in edges]
+    found.margins = [found.margins[edge] for edge in edges]
     if edges[0] % 2:  # it lies on its side
         found.size = found.size[1], found.size[0]
     found.pixels = plain(upright(file, turn, conversions), conversions)
@@ -149,7 +149,7 @@ def sparing(file: ImageFile.ImageFile, side: int | None) -> tuple[float, float, 
     """
     drafted = file.draft(None, (int(GAP * side),) * 2) if side and file.format in ("JPEG", "MPO") else None
     if drafted is None:
-        return (0, 0, 0, 0)
+        return NO_MARGINS
     _, (_, _, width, height) = drafted
     return (0, 0, file.width - width, file.height - height)
 

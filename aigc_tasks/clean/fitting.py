@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from aigc_tasks.clean import Knobs
-from aigc_tasks.clean.decoding import GAP
+from aigc_tasks.clean.decoding import GAP, NO_MARGINS
 
 FILTERS = {"lanczos": Image.Resampling.LANCZOS, "area": Image.Resampling.BOX}
 SCALE = 64  # pixels of the longer side at which a smart crop looks for edges
 
 
-def fitted(picture: Image.Image, knobs: Knobs, margins: Sequence[float] = (0, 0, 0, 0)) -> Image.Image:
+def fitted(picture: Image.Image, knobs: Knobs, margins: Sequence[float] = NO_MARGINS) -> Image.Image:
     """``picture`` (mode L or RGB) as a square of ``knobs.size`` pixels a side, antialiased; as it is without a size.
 
     ``margins`` are pixels at its left, top, right and bottom that lie beyond what it shows; they are cut off.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +121,14 @@ def test_ctrl_c_and_sigterm_end_cleaning_without_words(
     new_project: Callable[[str], Project], many: Path, moment: str, sign: signal.Signals, code: int
 ) -> None:
     project = acquired(new_project("stopped"), many)
+    hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # what runs in the background does not
     process = project.start(
-        *(sys.executable, "-m", "aigc_tasks.clean", "wild"),
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # tests in the background have none
+        *(sys.executable, "-m", "aigc_tasks.clean", "wild"), start_new_session=True, preexec_fn=hear
     )
     come: dict[str, Callable[[], bool]] = {
-        "its processes start": lambda: len(psutil.Process(process.pid).children()) == 3,  # one counts what they share
+        "its processes start": lambda: (
+            len(psutil.Process(process.pid).children()) == 3
+        ),  # and a tracker
         "they look": lambda: looked_at(project) > 0,
         "arrays are written": lambda: (project.path / "data/clean/.wild.unfinished/train.npy").exists(),
     }

@@ -126,9 +126,7 @@ def test_ctrl_c_and_sigterm_end_cleaning_without_words(
         *(sys.executable, "-m", "aigc_tasks.clean", "wild"), start_new_session=True, preexec_fn=hear
     )
     come: dict[str, Callable[[], bool]] = {
-        "its processes start": lambda: (
-            len(psutil.Process(process.pid).children()) == 3
-        ),  # and a tracker
+        "its processes start": lambda: len(psutil.Process(process.pid).children()) == 3,  # and a tracker
         "they look": lambda: looked_at(project) > 0,
         "arrays are written": lambda: (project.path / "data/clean/.wild.unfinished/train.npy").exists(),
     }
